@@ -1,0 +1,49 @@
+# `make demo` and `make test` work on a bare clone: they make .venv and install what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow test-cuda lint docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vl3ref ask docs/media/bunny.mp4 "What happens in the video?" --max-tokens 24
+	$(BIN)/vl3ref ask docs/media/cat.jpg "What is in the picture?" --max-tokens 24
+	$(BIN)/vl3ref inspect docs/media/bunny.mp4
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+test-cuda: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m cuda
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# constraints.txt pins torch to a CPU build; without it pip would fetch gigabytes of CUDA.
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,plots]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@

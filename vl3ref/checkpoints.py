@@ -1,0 +1,430 @@
+"""Checkpoints: safetensors files <-> modules, both layouts, wholes and parts.
+
+Loading looks at the headers first: every missing, unexpected and mis-shaped tensor is known, and listed, before a single
+number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped file to
+its place once, in its final device and dtype.
+
+Names below four prefixes are the same everywhere, so one table translates all layouts:
+
+    ours               official                      hf
+    vision_encoder.    model.vision_encoder.         model.vision_model.
+    projector.         model.mm_projector.           model.projector.
+    language_model.    model.                        model.language_model.
+    language_model.lm_head.   lm_head.               lm_head.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vl3ref.config import (
+    LanguageConfig,
+    Layout,
+    ModelConfig,
+    language_to_json,
+    read_config,
+    read_json,
+    read_language_config,
+    read_vision_config,
+    to_json,
+    token_ids,
+    vision_to_json,
+)
+from vl3ref.errors import CheckpointError
+from vl3ref.hub import find_checkpoint
+from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model.vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
+
+VISION, PROJECTOR, LANGUAGE = "vision_encoder.", "projector.", "language_model."
+
+TO_OURS = (
+    ("model.vision_encoder.vision_encoder.", VISION),  # as the official trainer saves it
+    ("model.vision_encoder.", VISION),
+    ("model.vision_model.", VISION),
+    ("vision_model.", VISION),  # google's SigLIP
+    ("model.mm_projector.", PROJECTOR),
+    ("model.projector.", PROJECTOR),
+    ("model.language_model.", LANGUAGE),
+    ("lm_head.", LANGUAGE + "lm_head."),
+    ("model.", LANGUAGE),  # official, and plain Qwen2
+)
+"""Prefix in a file -> ours; the first that matches counts."""
+
+FROM_OURS: dict[Layout, tuple[tuple[str, str], ...]] = {
+    "official": (
+        (VISION, "model.vision_encoder."),
+        (PROJECTOR, "model.mm_projector."),
+        (LANGUAGE + "lm_head.", "lm_head."),
+        (LANGUAGE, "model."),
+    ),
+    "hf": (
+        (VISION, "model.vision_model."),
+        (PROJECTOR, "model.projector."),
+        (LANGUAGE + "lm_head.", "lm_head."),
+        (LANGUAGE, "model.language_model."),
+    ),
+}
+
+SIGLIP_DROPPED = ("embeddings.position_embedding.", "embeddings.position_ids", "head.")
+"""Below the vision prefix: what google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
+
+SIGLIP_TEXT = ("text_model.", "logit_scale", "logit_bias")
+
+PUBLISHED_HF_IDS = (151655, 151656)
+"""<|image_pad|> and <|video_pad|>: what the published hf folders use for the released vocabulary."""
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load_model(
+    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+) -> VideoLLaMA3:
+    """A whole VideoLLaMA 3, in eval mode, with gradients possible.
+
+    Args:
+        source: a checkpoint folder of either layout, or a name (see `hub.find_checkpoint`).
+        device: default: the GPU if there is one.
+        dtype: default: float32 on a CPU, the checkpoint's own elsewhere.
+
+    Raises:
+        CheckpointError: lists every tensor that is missing, unexpected or of the wrong shape; or says which file is
+            damaged.
+        ConfigError: config.json describes something else.
+    """
+    folder = find_checkpoint(source)
+    config = read_config(folder)
+    settings = _generation_settings(folder)
+    if ends := token_ids(settings.pop("eos_token_id", None)):
+        config = replace(config, language=replace(config.language, eos_token_ids=ends))
+    device, dtype = _placement(device, dtype, config.dtype)
+    model = _fill(lambda: VideoLLaMA3(config), TensorFiles(folder), device, dtype, part="")
+    model.recommended_sampling = settings
+    return model
+
+
+def load_vision_encoder(
+    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+) -> VisionEncoder:
+    """The vision encoder alone: from a vision-only checkpoint, from google's SigLIP, or out of a whole model.
+
+    SigLIP's position table and pooling head (and, in its full checkpoint, its text tower) have no place here and are
+    dropped, with a log message that says so.
+    """
+    folder = find_checkpoint(source)
+    config = read_vision_config(folder)
+    device, dtype = _placement(device, dtype, _file_dtype(folder))
+    return _fill(lambda: VisionEncoder(config), TensorFiles(folder), device, dtype, part=VISION)
+
+
+def load_language_model(
+    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+) -> LanguageModel:
+    """The decoder alone: from a plain Qwen2.5 checkpoint, or out of a whole model."""
+    folder = find_checkpoint(source)
+    config = read_language_config(folder)
+    if ends := token_ids(_generation_settings(folder).get("eos_token_id")):
+        config = replace(config, eos_token_ids=ends)
+    device, dtype = _placement(device, dtype, _file_dtype(folder))
+    return _fill(lambda: LanguageModel(config), TensorFiles(folder), device, dtype, part=LANGUAGE)
+
+
+class TensorFiles:
+    """The safetensors files of a checkpoint folder, by tensor name. Opened by mapping; nothing is read until asked for.
+
+    Raises:
+        CheckpointError: there are none; the index points outside the folder, at a missing file or at a tensor that is
+            not there; a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, Any] = {}
+        self.where: dict[str, str] = {}
+        index = folder / "model.safetensors.index.json"
+        if (folder / "model.safetensors").exists() or not index.exists():
+            self._add("model.safetensors")
+        else:
+            self._add_indexed(index)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self.files[file].get_slice(name).get_shape()) for name, file in self.where.items()}
+
+    def read(self, name: str) -> Tensor:
+        tensor = self.files[self.where[name]].get_tensor(name)
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise CheckpointError(f"{self.folder}: {name} is {tensor.dtype}; quantised checkpoints are not read")
+        return tensor
+
+    def _add(self, file: str) -> None:
+        path = self.folder / file
+        if not path.exists():
+            pickled = any(self.folder.glob("*.bin")) or any(self.folder.glob("*.pt*"))
+            hint = "; it has pickled weights, which can run code and are not read: convert them to safetensors"
+            raise CheckpointError(f"{self.folder} has no {file}{hint if pickled else ''}")
+        try:
+            opened = safe_open(path, framework="pt", device="cpu")
+            names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+        self.files[file] = opened
+        self.where |= dict.fromkeys(names, file)
+
+    def _add_indexed(self, index: Path) -> None:
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise CheckpointError(f"{index} has no weight_map of tensor names to files")
+        for file in sorted(set(weight_map.values())):
+            if Path(file).name != file or file in ("", ".", ".."):
+                raise CheckpointError(f"{index} points outside its folder: {file}")
+            self._add(file)
+        lost = sorted(name for name, file in weight_map.items() if self.where.get(name) != file)
+        if lost:
+            raise CheckpointError(f"{index} names tensors that are not in the files it gives:\n  " + "\n  ".join(lost))
+
+
+def _fill(make: Any, files: TensorFiles, device: torch.device, dtype: torch.dtype, part: str) -> Any:
+    """Build a module on the meta device and give every parameter its tensor.
+
+    Args:
+        part: our prefix of what the module is ("" for the whole model).
+    """
+    with torch.device("meta"):
+        module = make()
+    shapes = files.shapes()
+    names = _our_names(shapes, part)
+    wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if part in ("", LANGUAGE) and f"{part or LANGUAGE}embed_tokens.weight" in names.values():
+        head = "lm_head.weight" if part else LANGUAGE + "lm_head.weight"
+        if head not in wanted:  # tied: transformers may still have written the head, as a copy
+            names = {theirs: ours for theirs, ours in names.items() if ours != head}
+    _check_fit(files.folder, wanted, names, shapes)
+    for theirs, ours in names.items():
+        # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
+        value = files.read(theirs).to(device=device, dtype=dtype, copy=True)
+        owner, _, leaf = ours.rpartition(".")
+        module.get_submodule(owner).register_parameter(leaf, nn.Parameter(value))
+    return module.eval()
+
+
+def _our_names(shapes: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Name in the files -> name within our module, for what belongs to the part."""
+    bare = part == VISION and not any(name.startswith(("model.", "vision_model.")) for name in shapes)
+    names, dropped = {}, []
+    for theirs in shapes:
+        ours = VISION + theirs if bare else _translate(theirs, TO_OURS)
+        below = ours.removeprefix(VISION)
+        if theirs.startswith(SIGLIP_TEXT) or (ours != below and below.startswith(SIGLIP_DROPPED)):
+            dropped.append(theirs)
+        elif not theirs.endswith("rotary_emb.inv_freq") and (ours.startswith(part) or not _in_other_part(ours)):
+            names[theirs] = ours.removeprefix(part)
+    if dropped:
+        logger.warning("dropped (2D RoPE replaces SigLIP's position table, and there is no pooling): %s", dropped)
+    return names
+
+
+def _in_other_part(ours: str) -> bool:
+    return ours.startswith((VISION, PROJECTOR, LANGUAGE))
+
+
+def _translate(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for prefix, replacement in table:
+        if name.startswith(prefix):
+            return replacement + name[len(prefix) :]
+    return name
+
+
+def _check_fit(
+    folder: Path,
+    wanted: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Compare what the model needs with what the files hold, and list all that differs at once."""
+    theirs_of = {ours: theirs for theirs, ours in names.items()}
+    problems = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in theirs_of]
+    problems += [f"unexpected: {theirs} {shapes[theirs]}" for theirs, ours in names.items() if ours not in wanted]
+    problems += [
+        f"wrong shape: {theirs} is {shapes[theirs]}, the config asks for {wanted[ours]}"
+        for theirs, ours in names.items()
+        if ours in wanted and shapes[theirs] != wanted[ours]
+    ]
+    problems += [f"twice: {ours}" for ours in theirs_of if list(names.values()).count(ours) > 1]
+    if problems:
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(problems))
+
+
+def _placement(
+    device: torch.device | str | None, dtype: torch.dtype | str | None, file_dtype: str
+) -> tuple[torch.device, torch.dtype]:
+    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else file_dtype
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise CheckpointError(f"no floating-point dtype named {dtype!r}; try float32, bfloat16 or float16")
+        dtype = found
+    return device, dtype
+
+
+def _file_dtype(folder: Path) -> str:
+    raw = read_json(folder / "config.json")
+    return raw.get("dtype") or raw.get("torch_dtype") or "float32"
+
+
+SAMPLING_KEYS = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+
+def _generation_settings(folder: Path) -> dict[str, Any]:
+    """The end-of-text ids and the recommended sampling of generation_config.json, if it is there."""
+    if not (folder / "generation_config.json").exists():
+        return {}
+    raw = read_json(folder / "generation_config.json")
+    keys = ("eos_token_id", *(SAMPLING_KEYS if raw.get("do_sample") else ()))
+    return {key: raw[key] for key in keys if raw.get(key) is not None}
+
+
+# ----------------------------------------------------------------------------------------------------------- saving
+
+
+def save_model(
+    model: VideoLLaMA3 | VisionEncoder | LanguageModel,
+    folder: str | Path,
+    layout: Layout = "official",
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write weights, config.json and generation_config.json. What is written, transformers loads.
+
+    Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was
+    there before. A new folder appears all at once; in one that exists, files are exchanged one by one.
+
+    Args:
+        model: a whole model; or a part, which is written as a vision-only or a plain Qwen2 checkpoint.
+        layout: of a whole model.
+        max_shard_bytes: weights beyond this are split over several files with an index.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the layout cannot express the model.
+    """
+    folder = Path(folder)
+    described = _describe(model, layout)
+    tensors = dict(_named_for_file(model, layout))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp's are private
+        write_json(staging / "config.json", described)
+        if not isinstance(model, VisionEncoder):
+            decoder = model.language_model if isinstance(model, VideoLLaMA3) else model
+            sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
+            write_json(staging / "generation_config.json", _generation_json(decoder.config, sampling))
+        _write_shards(tensors, staging, max_shard_bytes)
+        _exchange(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe(model: nn.Module, layout: Layout) -> dict[str, Any]:
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if isinstance(model, VisionEncoder):
+        return vision_to_json(model.config, dtype)
+    if isinstance(model, LanguageModel):
+        return language_to_json(model.config, dtype)
+    assert isinstance(model, VideoLLaMA3)
+    return to_json(with_layout_ids(model.config, layout), layout, dtype)
+
+
+def with_layout_ids(config: ModelConfig, layout: Layout) -> ModelConfig:
+    """transformers tells pictures from videos by their token ids, so one id for both cannot stay one in the hf layout.
+
+    Which ids stand for visual tokens does not change the numbers (their embeddings are replaced), only which prompts
+    fit. With the released vocabulary, the published hf ids are taken; `convert` asks the tokenizer instead.
+    """
+    released = config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665
+    if layout == "hf" and released:
+        return replace(config, image_token_id=PUBLISHED_HF_IDS[0], video_token_id=PUBLISHED_HF_IDS[1])
+    return config
+
+
+def _named_for_file(model: nn.Module, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.state_dict().items():
+        if isinstance(model, VisionEncoder):
+            yield name, tensor
+        elif isinstance(model, LanguageModel):
+            yield _translate(LANGUAGE + name, FROM_OURS["official"]), tensor
+        else:
+            yield _translate(name, FROM_OURS[layout]), tensor
+
+
+def _generation_json(config: LanguageConfig, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    ends = config.eos_token_ids
+    return {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else (list(ends) or None),
+        "do_sample": bool(sampling),
+        **sampling,
+    }
+
+
+def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
+    """One file, or several with an index; one shard at a time is held on the CPU."""
+    shards: list[list[str]] = [[]]
+    room = max_shard_bytes
+    for name, tensor in tensors.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(name)
+        room -= tensor.nbytes
+    files = ["model.safetensors"]
+    if len(shards) > 1:
+        files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+        write_json(
+            folder / "model.safetensors.index.json",
+            {
+                "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+                "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
+            },
+        )
+    for names, file in zip(shards, files, strict=True):
+        save_file({name: tensors[name].cpu().contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors writes files only their owner can read
+
+
+def _exchange(staging: Path, folder: Path) -> None:
+    """Put what was written in place of what was there."""
+    if not folder.exists():
+        os.rename(staging, folder)
+        return
+    new = sorted(staging.iterdir())
+    for file in new:
+        os.replace(file, folder / file.name)
+    fresh = {file.name for file in new}
+    for old in [*folder.glob("model*.safetensors"), folder / "model.safetensors.index.json"]:
+        if old.name not in fresh:
+            old.unlink(missing_ok=True)

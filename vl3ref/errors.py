@@ -1,0 +1,21 @@
+"""The exceptions vl3ref raises on bad input.
+
+Each message is one sentence or a short list: what was wrong, where, and what to do about it. The command line prints it
+and exits with 2; in Python it is one of these types, never a traceback from the depths of another library.
+"""
+
+
+class VL3Error(ValueError):
+    """Base of everything vl3ref raises on purpose."""
+
+
+class ConfigError(VL3Error):
+    """A config.json that does not describe a model this package can compute."""
+
+
+class CheckpointError(VL3Error):
+    """Weights that cannot be read, or do not fit the model: missing, unexpected, mis-shaped or damaged tensors."""
+
+
+class InputError(VL3Error):
+    """A picture, video, conversation or tensor that cannot be turned into what the model takes."""

@@ -1,0 +1,264 @@
+"""Generation: prefill, then one token at a time, for any number of conversations side by side.
+
+    prefill   the whole prompt through the model once, filling the KV cache
+    decode    the newest token of every conversation that has not ended through the model, again and again
+    choose    penalty -> minimum length -> temperature -> top-k -> top-p -> draw, in transformers' order and meaning
+
+The loop exists once (`stream`); `generate` collects what it yields.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vl3ref.config import LanguageConfig
+from vl3ref.errors import InputError
+from vl3ref.model.kv_cache import KVCache
+from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import ModelInputs
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. The default is greedy: the likeliest token, always.
+
+    Attributes:
+        temperature: 0 for greedy; else logits are divided by it and a token is drawn.
+        top_k: draw among the k likeliest (None: all).
+        top_p: draw among the likeliest that together reach this probability (None: all).
+        repetition_penalty: logits of tokens seen before are divided by it where positive, multiplied where negative.
+        penalty_scope: what counts as seen: "new" tokens (as the official model, which generates from embeddings), or
+            the "prompt" as well (as transformers' port).
+        seed: of the draws. Conversation b draws from seed + b, so one alone gives the same as the first of several.
+            None seeds from the operating system.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    penalty_scope: Literal["new", "prompt"] = "new"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature should be 0 (greedy) or more, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k should be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p should be above 0 and at most 1, not {self.top_p}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise InputError(f"repetition_penalty should be above 0, not {self.repetition_penalty}")
+        if self.penalty_scope not in ("new", "prompt"):
+            raise InputError(f"penalty_scope should be 'new' or 'prompt', not {self.penalty_scope!r}")
+
+
+def generate(
+    model: VideoLLaMA3 | LanguageModel,
+    inputs: ModelInputs | Int[Tensor, " tokens"],
+    max_new_tokens: int = 128,
+    min_new_tokens: int = 0,
+    **options: Any,
+) -> list[Int[Tensor, " new"]]:
+    """Answer every conversation.
+
+    Args:
+        model, inputs: a VideoLLaMA3 with ModelInputs, or a LanguageModel with the ids of one text.
+        max_new_tokens: stop after this many.
+        min_new_tokens: do not end before this many.
+        options: the fields of `Sampling`, and `end_token_ids` (default: the checkpoint's).
+
+    Returns:
+        One int64 tensor on the CPU per conversation: the new ids alone, the end-of-text id included when it came.
+
+    Raises:
+        InputError: an option out of range, or inputs that contradict each other.
+    """
+    answers: list[list[int]] = [[] for _ in range(len(inputs.lengths) if isinstance(inputs, ModelInputs) else 1)]
+    for conversation, token in stream(model, inputs, max_new_tokens, min_new_tokens, **options):
+        answers[conversation].append(token)
+    return [torch.tensor(answer, dtype=torch.int64) for answer in answers]
+
+
+@torch.no_grad()
+def stream(
+    model: VideoLLaMA3 | LanguageModel,
+    inputs: ModelInputs | Int[Tensor, " tokens"],
+    max_new_tokens: int = 128,
+    min_new_tokens: int = 0,
+    end_token_ids: Sequence[int] | None = None,
+    cache: KVCache | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, int]]:
+    """Like `generate`, but yields (conversation, token id) as soon as each is known.
+
+    Args:
+        cache: what earlier turns left, to go on from: `inputs` are then the new tokens alone. It is extended in place
+            and afterwards holds everything up to, but not including, the last token yielded. One conversation only.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens should be at least 1, not {max_new_tokens}")
+    if not 0 <= min_new_tokens <= max_new_tokens:
+        raise InputError(f"min_new_tokens should be between 0 and max_new_tokens, not {min_new_tokens}")
+    prompt = _prompt(model, inputs)
+    decoder = prompt.decoder
+    count = len(prompt.lengths)
+    if cache is None:
+        cache = KVCache(decoder.config, count, max(prompt.lengths) + max_new_tokens, decoder_dtype(decoder), prompt.device)
+    elif count != 1 or len(cache.lengths) != 1:
+        raise InputError("a cache from earlier turns can be continued by one conversation at a time")
+    cache.reserve(max(prompt.lengths) + max_new_tokens)
+    _warn_if_long(decoder.config, max(cache.lengths) + max(prompt.lengths) + max_new_tokens)
+    ends = torch.tensor(
+        decoder_ends(decoder) if end_token_ids is None else list(end_token_ids), dtype=torch.int64, device=prompt.device
+    )
+    sampling = Sampling(**options)
+    choosers = [
+        Chooser(sampling, b, decoder.config.vocab_size, ends, min_new_tokens, prompt.ids[b]) for b in range(count)
+    ]
+
+    logits = decoder(prompt.embeddings, prompt.lengths, cache, logits_to_keep=1)
+    running = list(range(count))
+    for step in range(max_new_tokens):
+        newest = torch.stack([choosers[b](row) for b, row in zip(running, logits, strict=True)])
+        ended = torch.isin(newest, ends).tolist()
+        yield from zip(running, newest.tolist(), strict=True)
+        going = [slot for slot, over in enumerate(ended) if not over]
+        if not going or step == max_new_tokens - 1:
+            return
+        if len(going) < len(running):
+            cache.keep(going)
+            newest, running = newest[going], [running[slot] for slot in going]
+        logits = decoder(newest, [1] * len(running), cache)
+
+
+class Chooser:
+    """Chooses one conversation's next token from its logits, remembering what it has chosen.
+
+    Args:
+        sampling: the rule.
+        conversation: index, which offsets the seed.
+        vocab_size: length of the logits.
+        ends: (ends,) int64, tokens that end the text.
+        min_new_tokens: until then `ends` cannot be chosen.
+        prompt_ids: of this conversation, for the penalty's "prompt" scope.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        conversation: int,
+        vocab_size: int,
+        ends: Int[Tensor, " ends"],
+        min_new_tokens: int,
+        prompt_ids: Int[Tensor, " tokens"],
+    ) -> None:
+        self.sampling, self.ends, self.min_new_tokens = sampling, ends, min_new_tokens
+        self.new = 0
+        self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=ends.device)
+        if sampling.penalty_scope == "prompt":
+            self.seen[prompt_ids] = True
+        self.generator = torch.Generator(ends.device)
+        if sampling.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(sampling.seed + conversation)
+
+    def __call__(self, logits: Float[Tensor, " vocab"]) -> Int[Tensor, ""]:
+        logits = self.adjust(logits.float())
+        if self.sampling.temperature == 0:
+            token = logits.argmax()
+        else:
+            token = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)[0]
+        self.seen[token] = True
+        self.new += 1
+        return token
+
+    def adjust(self, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+        """Every rule but the draw, in transformers' order."""
+        rule = self.sampling
+        if rule.repetition_penalty != 1:
+            logits = penalise(logits, self.seen, rule.repetition_penalty)
+        if self.new < self.min_new_tokens:
+            logits = logits.index_fill(0, self.ends, -math.inf)
+        if rule.temperature:
+            logits = logits / rule.temperature
+            if rule.top_k is not None:
+                logits = keep_top_k(logits, rule.top_k)
+            if rule.top_p is not None:
+                logits = keep_top_p(logits, rule.top_p)
+        return logits
+
+
+def penalise(
+    logits: Float[Tensor, " vocab"], seen: Tensor, penalty: float
+) -> Float[Tensor, " vocab"]:
+    """Make tokens that were seen less likely (CTRL, arXiv 1909.05858): towards minus infinity from either sign."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: Float[Tensor, " vocab"], k: int) -> Float[Tensor, " vocab"]:
+    """Only the k likeliest stay possible (more where the k-th is tied)."""
+    least = logits.topk(min(k, len(logits))).values[-1]
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def keep_top_p(logits: Float[Tensor, " vocab"], p: float) -> Float[Tensor, " vocab"]:
+    """Only the fewest likeliest tokens that together reach probability p stay possible; always at least one.
+
+    Summed from the unlikeliest upwards, as transformers does, so that rounding falls the same way.
+    """
+    if p >= 1:
+        return logits
+    ascending, order = logits.sort()
+    dropped = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    dropped[-1] = False
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), -math.inf)
+
+
+@dataclass
+class _Prompt:
+    decoder: LanguageModel
+    embeddings: Tensor
+    lengths: list[int]
+    ids: Sequence[Tensor]
+    device: torch.device
+
+
+def _prompt(model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Tensor) -> _Prompt:
+    """Either kind of model and input -> embeddings for its decoder."""
+    if isinstance(model, LanguageModel):
+        if not isinstance(inputs, Tensor) or inputs.ndim != 1 or not len(inputs) or inputs.is_floating_point():
+            raise InputError("a LanguageModel generates from a 1-D tensor of at least one token id")
+        ids = inputs.to(model.embed_tokens.weight.device)
+        if int(ids.min()) < 0 or int(ids.max()) >= model.config.vocab_size:
+            raise InputError(f"token ids should lie between 0 and {model.config.vocab_size - 1}")
+        return _Prompt(model, model.embed_tokens(ids), [len(ids)], [ids], ids.device)
+    if not isinstance(inputs, ModelInputs):
+        raise InputError(f"a VideoLLaMA3 generates from ModelInputs, not from a {type(inputs).__name__}")
+    spliced = model.splice(inputs)
+    kept_ids = inputs.input_ids.to(model.device)[spliced.kept].split(spliced.lengths)
+    return _Prompt(model.language_model, spliced.embeddings, spliced.lengths, kept_ids, model.device)
+
+
+def decoder_dtype(decoder: LanguageModel) -> torch.dtype:
+    return decoder.embed_tokens.weight.dtype
+
+
+def decoder_ends(decoder: LanguageModel) -> list[int]:
+    return list(decoder.config.eos_token_ids)
+
+
+def _warn_if_long(config: LanguageConfig, tokens: int) -> None:
+    if tokens > config.max_position_embeddings:
+        warnings.warn(
+            f"prompt and answer may reach {tokens} tokens; the model was trained on {config.max_position_embeddings}",
+            stacklevel=3,
+        )

@@ -1,0 +1,81 @@
+"""Names -> folders: a checkpoint on disk, the one in the box, or one from the Hugging Face hub."""
+
+from pathlib import Path
+
+from vl3ref.errors import CheckpointError
+
+TINY = "vl3-tiny"
+"""The checkpoint that comes with the package."""
+
+RELEASED = {
+    "2b": "DAMO-NLP-SG/VideoLLaMA3-2B",
+    "2b-image": "DAMO-NLP-SG/VideoLLaMA3-2B-Image",
+    "7b": "DAMO-NLP-SG/VideoLLaMA3-7B",
+    "7b-image": "DAMO-NLP-SG/VideoLLaMA3-7B-Image",
+    "vl3-siglip-navit": "DAMO-NLP-SG/VL3-SigLIP-NaViT",
+    "siglip-navit": "DAMO-NLP-SG/SigLIP-NaViT",
+}
+"""Short names of the released checkpoints."""
+
+NEEDED_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
+
+
+def tiny_folder() -> Path:
+    """The embedded checkpoint: inside an installed package, or beside it in a clone.
+
+    Raises:
+        CheckpointError: the package was installed without it.
+    """
+    here = Path(__file__).parent
+    for folder in (here / "weights" / TINY, here.parent / "weights" / TINY):
+        if (folder / "config.json").exists():
+            return folder
+    raise CheckpointError(f"this installation has no {TINY}; name a checkpoint folder or a hub name instead")
+
+
+def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        name: a folder; "vl3-tiny"; a short name ("2b", "7b", ...); or a hub name ("owner/name"), which is downloaded
+            into Hugging Face's cache unless it is there already.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        CheckpointError: there is no such folder, and the hub has no such name or cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if str(name) == TINY:
+        return tiny_folder()
+    hub_name = RELEASED.get(str(name).lower(), str(name))
+    if hub_name.count("/") != 1 or hub_name.startswith((".", "/", "~")) or hub_name.endswith("/"):
+        raise CheckpointError(
+            f"{name} is not a folder, and no hub name either (owner/name, or {', '.join([TINY, *RELEASED])})"
+        )
+    return download(hub_name, revision)
+
+
+def download(hub_name: str, revision: str | None = None, folder: str | Path | None = None) -> Path:
+    """Fetch a checkpoint with huggingface_hub: progress bars, resuming, checksums and caching are its.
+
+    Args:
+        hub_name: "owner/name", or a short name.
+        revision: branch, tag or commit to pin.
+        folder: put real files here instead of into Hugging Face's cache.
+
+    Returns:
+        The folder that holds the files.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    hub_name = RELEASED.get(hub_name.lower(), hub_name)
+    try:
+        return Path(snapshot_download(hub_name, revision=revision, local_dir=folder, allow_patterns=NEEDED_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{hub_name} is not on this disk and could not be fetched from the Hugging Face hub: {reason}"
+        ) from None

@@ -1,0 +1,1 @@
+"""What a person has (files, text) -> what the model takes (tensors)."""

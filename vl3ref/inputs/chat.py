@@ -1,0 +1,156 @@
+"""Conversations -> the prompt, exactly as the official chat template renders it.
+
+    <|im_start|>user                          roles: system, user, assistant, stream
+    Time 0.0s:<image>,Time 1.0s:<image>       a video: one <image> per frame
+    What is the cat doing?<|im_end|>
+    <|im_start|>assistant
+    It sleeps.<|im_end|>
+
+The template is a page of Python rather than Jinja, and yields typed pieces rather than one string. Special tokens are
+pieces of their own: text can hold anything and stays text.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from vl3ref.errors import InputError
+
+SYSTEM_PROMPT = (
+    "You are VideoLLaMA3 created by Alibaba DAMO Academy, a helpful assistant to help people understand images and videos."
+)
+ROLES = ("system", "user", "assistant", "stream")
+
+Message: TypeAlias = Mapping[str, Any]
+"""{"role": ..., "content": text, or a list of text, {"type": "text", "text": ...}, images and videos}."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the prompt.
+
+    Attributes:
+        kind: "text"; "special", one special token; or "frame", where one frame's visual tokens go.
+        text: the text, or the special token's name.
+        learnt: whether training learns to write it.
+    """
+
+    kind: Literal["text", "special", "frame"]
+    text: str
+    learnt: bool = False
+
+
+FRAME = Piece("frame", "<image>")
+
+
+def render(
+    messages: Sequence[Message], add_system_prompt: bool = True, add_generation_prompt: bool = True
+) -> Iterator[Piece]:
+    """The pieces of a conversation's prompt, in order.
+
+    Args:
+        messages: of one conversation. An image may have a "timestamp"; a video needs "num_frames" or "timestamps" (the
+            processor fills them in).
+        add_system_prompt: put the default system prompt in front, unless the conversation brings its own.
+        add_generation_prompt: end with the opening of the assistant's turn.
+
+    Learnt are the assistant's words and the token that ends its turn. After a streamed frame, so is the token that
+    either opens the next frame (nothing to say yet) or the assistant's turn.
+
+    Raises:
+        InputError: a message or a part of one is not understood; says which.
+    """
+    check_messages(messages)
+    if add_system_prompt and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
+    after_frame = False
+    for message in messages:
+        role = message["role"]
+        if role == "stream":
+            yield Piece("special", "<|stream_start|>", learnt=after_frame)
+            yield Piece("text", "stream\n")
+            yield from _content(message["content"], learnt=False)
+            yield Piece("special", "<|stream_end|>")
+        else:
+            learnt = role == "assistant"
+            yield Piece("special", "<|im_start|>", learnt=learnt and after_frame)
+            yield Piece("text", f"{role}\n")
+            yield from _content(message["content"], learnt)
+            yield Piece("special", "<|im_end|>", learnt)
+            yield Piece("text", "\n")
+        after_frame = role == "stream"
+    if add_generation_prompt:
+        yield Piece("special", "<|im_start|>")
+        yield Piece("text", "assistant\n")
+
+
+def prompt_text(pieces: Iterator[Piece]) -> str:
+    """The prompt as one string, with one <image> per frame. For people to read: text in it may look like a special
+    token without being one."""
+    return "".join(piece.text for piece in pieces)
+
+
+def parts(content: Any) -> list[Any]:
+    """A message's content as a list of parts."""
+    return [content] if isinstance(content, str) else list(content)
+
+
+def is_visual(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in ("image", "video")
+
+
+def check_messages(messages: Any) -> None:
+    """Refuse what is not a conversation, with a sentence that says which message is wrong and how."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise InputError("a conversation should be a list of at least one message")
+    for index, message in enumerate(messages):
+        where = f"message {index}"
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise InputError(f"{where} should be a dict with role and content")
+        if message["role"] not in ROLES:
+            raise InputError(f"{where} has role {message['role']!r}; there are {', '.join(ROLES)}")
+        if not isinstance(message["content"], str | Sequence):
+            raise InputError(f"{where}: content should be text or a list of parts")
+        for part in parts(message["content"]):
+            _check_part(part, where)
+
+
+def _check_part(part: Any, where: str) -> None:
+    if isinstance(part, str):
+        return
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind not in ("text", "image", "video"):
+        raise InputError(f"{where} has a part of type {kind!r}; there are text, image and video")
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise InputError(f"{where} has a text part without text")
+
+
+def _content(content: Any, learnt: bool) -> Iterator[Piece]:
+    for part in parts(content):
+        if isinstance(part, str):
+            yield Piece("text", part, learnt)
+        elif part["type"] == "text":
+            yield Piece("text", part["text"], learnt)
+        elif part["type"] == "image":
+            if part.get("timestamp") is not None:
+                yield Piece("text", f"Time {_seconds(part['timestamp'])}s: ")
+            yield FRAME
+            yield Piece("text", "\n")
+        else:
+            yield from _video(part)
+
+
+def _video(part: Message) -> Iterator[Piece]:
+    times = part.get("timestamps")
+    count = part["num_frames"] if times is None else len(times)
+    for index in range(count):
+        if index:
+            yield Piece("text", ",")
+        if times is not None:
+            yield Piece("text", f"Time {_seconds(times[index])}s:")
+        yield FRAME
+    yield Piece("text", "\n")
+
+
+def _seconds(time: float) -> float:
+    return round(float(time), 1)

@@ -1,0 +1,92 @@
+"""Pictures of any kind -> (height, width, 3) uint8.
+
+Any mode Pillow reads: the camera's rotation (EXIF) is applied, grey becomes RGB, 16 bits become 8 by scaling (Pillow's own
+conversion clips them to white), CMYK and palettes are converted, and alpha is dropped, as both references do.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vl3ref.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RGB: TypeAlias = UInt8[np.ndarray, "height width 3"]
+
+
+def load_image(source: Any) -> RGB:
+    """A picture from wherever it is.
+
+    Args:
+        source: a path, a PIL image, or an array or tensor (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or
+            bool.
+
+    Returns:
+        (H, W, 3) uint8 RGB, the original's size.
+
+    Raises:
+        InputError: the file is missing, is no picture or is damaged; the array has another shape or dtype.
+    """
+    from PIL import Image
+
+    if isinstance(source, str | Path):
+        return _from_file(Path(source))
+    if isinstance(source, Image.Image):
+        return _from_pil(source, "the picture")
+    if hasattr(source, "__array__"):
+        return image_from_array(np.asarray(source))
+    raise InputError(f"a picture should be a path, a PIL image or an array, not a {type(source).__name__}")
+
+
+def image_from_array(array: np.ndarray) -> RGB:
+    """Grey, RGB or RGBA values of 1, 8 or 16 bits -> RGB of 8 bits."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise InputError(
+            f"a picture's array should be (height, width), or (height, width, 1, 3 or 4), not {array.shape}"
+        )
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = _to_8_bits(array)
+    elif array.dtype != np.uint8:
+        raise InputError(f"a picture's array should hold uint8 (0 to 255), uint16 or bool, not {array.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
+
+
+def _from_file(path: Path) -> RGB:
+    from PIL import Image
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    try:
+        with Image.open(path) as image:
+            return _from_pil(image, str(path))
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise InputError(f"{path} cannot be read as a picture: {error}") from None
+
+
+def _from_pil(image: "Image", name: str) -> RGB:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name} has values outside 16 bits; scale it to 8 bits first")
+        return image_from_array(_to_8_bits(values))
+    if image.mode == "F":
+        raise InputError(f"{name} holds floating-point values; scale it to 8 bits first")
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """0..65535 -> 0..255, rounded."""
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -1,0 +1,170 @@
+"""Text <-> token ids: Qwen2.5's byte-level BPE, by the `tokenizers` library.
+
+What is unusual here: text and special tokens are encoded by different methods. `encode` never produces a special token, so
+nothing a person types can end a turn or stand for a picture; `special` gives the id of a special token by name.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from vl3ref.config import read_json
+from vl3ref.errors import CheckpointError
+
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 cuts text into words before merging bytes."""
+
+NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<|fim_", "<|repo_name|>", "<|file_sep|>")
+"""Beginnings of the added tokens that Qwen2 treats as ordinary text (they survive `skip_special_tokens`)."""
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Args:
+        backend: as read from tokenizer.json. It is changed: special tokens in text are no longer recognised.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Tokenizer":
+        """Read tokenizer.json, or else vocab.json, merges.txt and added_tokens.json.
+
+        Raises:
+            CheckpointError: none of them is there, or one is damaged.
+        """
+        folder = Path(folder)
+        try:
+            if (folder / "tokenizer.json").exists():
+                return cls(Backend.from_file(str(folder / "tokenizer.json")))
+            if (folder / "merges.txt").exists():
+                return cls(from_merges(folder))
+        except CheckpointError:
+            raise
+        except Exception as error:  # the Rust library raises bare Exceptions
+            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
+        raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
+
+    def __len__(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of a piece of text, and for each the index of the character it begins at."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def special(self, token: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            CheckpointError: this tokenizer has no such token.
+        """
+        token_id = self.backend.token_to_id(token)
+        if token_id is None:
+            raise CheckpointError(f"this checkpoint's tokenizer has no {token} token")
+        return token_id
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as its tokens arrive, one piece per token. A character is given out once all of its bytes are there, so
+        pieces may be empty; together they are `decode` of all ids."""
+        growing = GrowingText(self)
+        for token in ids:
+            yield growing.add(token)
+        yield growing.rest()
+
+
+class GrowingText:
+    """The text of an answer that is still being generated, given out piece by piece."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.stream = decoders.DecodeStream(skip_special_tokens=True)
+        self.ids: list[int] = []
+        self.given = ""
+
+    def add(self, token: int) -> str:
+        """What became readable with this token."""
+        self.ids.append(token)
+        piece = self.stream.step(self.tokenizer.backend, token) or ""
+        self.given += piece
+        return piece
+
+    def rest(self) -> str:
+        """What is left at the end: a character whose bytes never all came, as the replacement character."""
+        return self.tokenizer.decode(self.ids)[len(self.given) :]
+
+
+def from_merges(folder: Path) -> Backend:
+    """Qwen2's tokenizer from its slow files.
+
+    merges.txt is all of it: without a vocab.json, ids are the 256 byte symbols in GPT-2's order and then the merged
+    pairs in order (true of every Qwen2 and Qwen2.5 tokenizer).
+    """
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if any(len(pair) != 2 for pair in merges):
+        raise CheckpointError(f"{folder / 'merges.txt'} has a line that is not two symbols")
+    if (folder / "vocab.json").exists():
+        vocab: dict[str, int] = read_json(folder / "vocab.json")
+    else:
+        symbols = [*_byte_symbols(), *("".join(pair) for pair in merges)]
+        vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
+    backend = byte_level_bpe(vocab, merges)
+    _add_tokens(backend, _added_tokens(folder))
+    return backend
+
+
+def byte_level_bpe(vocab: dict[str, int], merges: list[Any]) -> Backend:
+    """A tokenizer with Qwen2's normaliser (NFC), split and byte alphabet around any vocabulary."""
+    backend = Backend(models.BPE(vocab=vocab, merges=merges))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _byte_symbols() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in its order: printable ones first, as themselves."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    if (folder / "added_tokens.json").exists():
+        return read_json(folder / "added_tokens.json")
+    if (folder / "tokenizer_config.json").exists():
+        entries = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+        return {entry["content"]: int(index) for index, entry in entries.items()}
+    return {}
+
+
+def _add_tokens(backend: Backend, added: dict[str, int]) -> None:
+    """Give each added token its id; the library numbers them in the order they come, so gaps are an error."""
+    for content, token_id in sorted(added.items(), key=lambda item: item[1]):
+        special = not content.startswith(NOT_SPECIAL)
+        backend.add_tokens([AddedToken(content, special=special, normalized=False)])
+        if backend.token_to_id(content) != token_id:
+            raise CheckpointError(
+                f"the added token {json.dumps(content)} should have id {token_id}, but the vocabulary leaves it "
+                f"{backend.token_to_id(content)}; write a tokenizer.json"
+            )

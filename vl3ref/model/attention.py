@@ -1,0 +1,136 @@
+"""Attention over packed sequences: the one place that calls scaled_dot_product_attention.
+
+A packed tensor has no batch axis. Frames of different sizes, or conversations of different lengths, lie one after
+another, and `lengths` says where each ends:
+
+    tokens   a a a a b b c c c c        lengths = [4, 2, 4]
+    a attends to a, b to b, c to c
+
+Neighbours of equal length (the frames of a video) are computed by one batched call. No mask is ever built for this, so
+no tensor has two axes of total length: the fused kernels keep scores in blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def packed_attention(
+    q: Float[Tensor, "tokens heads head_dim"],
+    k: Float[Tensor, "tokens kv_heads head_dim"],
+    v: Float[Tensor, "tokens kv_heads head_dim"],
+    lengths: Sequence[int] | Tensor,
+    causal: bool,
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Softmax(q kT / sqrt(head_dim)) v within each segment.
+
+    Args:
+        q, k, v: packed queries, keys and values. Fewer key than query heads means grouped-query attention: query head h
+            reads key head h // (heads / kv_heads).
+        lengths: tokens of each segment, in order; they add up to `tokens`.
+        causal: whether a token sees only itself and what stands before it in its segment.
+
+    Returns:
+        Packed like q, same dtype.
+    """
+    outputs = []
+    for rows, count in _equal_runs(lengths):
+        q_run, k_run, v_run = (rearrange(x[rows], "(s n) h d -> s h n d", s=count) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, is_causal=causal, enable_gqa=_grouped(q, k))
+        outputs.append(rearrange(out, "s h n d -> (s n) h d"))
+    return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
+
+
+def cached_attention(
+    q: Float[Tensor, "tokens heads head_dim"],
+    keys: Float[Tensor, "conversations kv_heads capacity head_dim"],
+    values: Float[Tensor, "conversations kv_heads capacity head_dim"],
+    past: Sequence[int],
+    lengths: Sequence[int],
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Causal attention of new tokens over everything a KV cache holds, the new tokens themselves included.
+
+    Args:
+        q: packed queries of the new tokens.
+        keys, values: the cache of one layer; conversation b is filled up to past[b] + lengths[b].
+        past: tokens each conversation held before these.
+        lengths: new tokens of each conversation.
+    """
+    if all(length == 1 for length in lengths):
+        return _attend_one_each(q, keys, values, [n + 1 for n in past])
+    outputs = []
+    for b, q_new in enumerate(q.split(list(lengths))):
+        total = past[b] + lengths[b]
+        out = F.scaled_dot_product_attention(
+            rearrange(q_new, "n h d -> 1 h n d"),
+            keys[b : b + 1, :, :total],
+            values[b : b + 1, :, :total],
+            attn_mask=_late_causal_mask(lengths[b], total, q.device) if past[b] else None,
+            is_causal=not past[b],
+            enable_gqa=q.shape[1] != keys.shape[1],
+        )
+        outputs.append(rearrange(out, "1 h n d -> n h d"))
+    return torch.cat(outputs)
+
+
+def attention_maps(
+    q: Float[Tensor, "tokens heads head_dim"],
+    k: Float[Tensor, "tokens kv_heads head_dim"],
+    lengths: Sequence[int] | Tensor,
+    causal: bool,
+) -> list[Float[Tensor, "heads length length"]]:
+    """The probabilities that `packed_attention` weights its values with, one float32 (heads, n, n) per segment.
+
+    For looking, not for computing: this is the one function that holds a segment's scores whole.
+    """
+    group = q.shape[1] // k.shape[1]
+    maps = []
+    for q_segment, k_segment in zip(q.split(_as_list(lengths)), k.split(_as_list(lengths)), strict=True):
+        k_segment = k_segment.repeat_interleave(group, dim=1)
+        scores = torch.einsum("n h d, m h d -> h n m", q_segment.float(), k_segment.float()) * q.shape[-1] ** -0.5
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+        maps.append(scores.softmax(dim=-1))
+    return maps
+
+
+def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, totals: list[int]) -> Tensor:
+    """One new token per conversation. All are computed in one call; a mask hides what shorter ones have not filled.
+
+    The query heads that share a key head are laid along the query axis, so that each key is read once for all of them.
+    """
+    longest = max(totals)
+    q = rearrange(q, "b (kv group) d -> b kv group d", kv=keys.shape[1])
+    mask = None
+    if min(totals) < longest:
+        filled = torch.arange(longest, device=q.device) < torch.tensor(totals, device=q.device)[:, None]
+        mask = rearrange(filled, "b n -> b 1 1 n")
+    out = F.scaled_dot_product_attention(q, keys[:, :, :longest], values[:, :, :longest], attn_mask=mask)
+    return rearrange(out, "b kv group d -> b (kv group) d")
+
+
+def _late_causal_mask(new: int, total: int, device: torch.device) -> Tensor:
+    """(new, total): the last `new` of `total` tokens see everything up to themselves."""
+    return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
+
+
+def _equal_runs(lengths: Sequence[int] | Tensor) -> Iterator[tuple[slice, int]]:
+    """Rows and number of segments of each run of neighbours of equal length."""
+    start = 0
+    for length, run in groupby(_as_list(lengths)):
+        count = len(list(run))
+        yield slice(start, start + count * length), count
+        start += count * length
+
+
+def _as_list(lengths: Sequence[int] | Tensor) -> list[int]:
+    return lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+
+
+def _grouped(q: Tensor, k: Tensor) -> bool:
+    return q.shape[1] != k.shape[1]

@@ -1,0 +1,213 @@
+"""The decoder: Qwen2.5, embeddings -> logits, over packed conversations.
+
+    ids -> embed_tokens -> blocks of (causal grouped-query attention with RoPE, SiLU-gated MLP) -> norm -> head
+
+It is whole without the rest of the model: `LanguageModel` takes ids or embeddings, and generates.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vl3ref.config import LanguageConfig
+from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
+from vl3ref.model.kv_cache import KVCache
+from vl3ref.model.recording import Recording
+from vl3ref.model.rope import Rotation, rotate, text_rotation
+
+IGNORED = -100
+"""The label of a token that is not learnt."""
+
+LOSS_CHUNK = 1024
+"""Tokens whose logits are held at once while the loss is computed: 0.6 GB in float32 with Qwen's vocabulary."""
+
+
+class LanguageModel(nn.Module):
+    """Qwen2.5 with its head (the embedding table itself where the checkpoint ties them)."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        x: Shaped[Tensor, "tokens *dim"],
+        lengths: Sequence[int] | Tensor | None = None,
+        cache: KVCache | None = None,
+        logits_to_keep: int = 0,
+        recording: Recording | None = None,
+    ) -> Float[Tensor, "kept vocab"]:
+        """
+        Args:
+            x: packed token ids (tokens,) int64, or embeddings (tokens, dim).
+            lengths: tokens of each conversation (default: one conversation).
+            cache: appended to, and read from: positions go on where each conversation's tokens left off.
+            logits_to_keep: 0 for the logits of every token, k for those of the last k of each conversation.
+
+        Returns:
+            Logits in the model's dtype, packed.
+        """
+        lengths = [len(x)] if lengths is None else [int(n) for n in lengths]
+        hidden = self.hidden(x, lengths, cache, recording)
+        if logits_to_keep:
+            hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(lengths)])
+        return self.head(hidden)
+
+    def hidden(
+        self,
+        x: Shaped[Tensor, "tokens *dim"],
+        lengths: Sequence[int],
+        cache: KVCache | None = None,
+        recording: Recording | None = None,
+    ) -> Float[Tensor, "tokens dim"]:
+        """What the head reads: the residual stream after the last norm."""
+        if not x.is_floating_point():
+            x = self.embed_tokens(x)
+        past = cache.lengths if cache is not None else [0] * len(lengths)
+        positions = torch.cat(
+            [torch.arange(start, start + n, device=x.device) for start, n in zip(past, lengths, strict=True)]
+        )
+        rotation = text_rotation(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        for index, layer in enumerate(self.layers):
+            if recording is not None:
+                recording.add_hidden(index, x)
+            x = layer(x, rotation, lengths, cache, recording)
+        if cache is not None:
+            cache.advance(lengths)
+        x = self.norm(x)
+        if recording is not None:
+            recording.add_hidden(len(self.layers), x)
+        return x
+
+    def head(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens vocab"]:
+        return F.linear(hidden, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
+
+    def loss(
+        self, hidden: Float[Tensor, "tokens dim"], labels: Int[Tensor, " tokens"], lengths: Sequence[int]
+    ) -> Float[Tensor, ""]:
+        """Next-token cross-entropy, the mean over all learnt tokens, in float32.
+
+        The hidden state at i predicts the label at i + 1 of the same conversation. Logits are made for learnt tokens
+        alone, a chunk at a time, and made again for the backward pass, so that (tokens, vocab) is never held.
+
+        Args:
+            labels: unshifted, -100 where nothing is learnt. A conversation's first label is never learnt: nothing
+                stands before it.
+
+        Returns:
+            A scalar; nan if no token is learnt.
+        """
+        following = torch.full_like(labels, IGNORED)
+        following[:-1] = labels[1:]
+        ends = torch.tensor(lengths, device=labels.device).cumsum(0) - 1
+        following[ends] = IGNORED
+        learnt = following != IGNORED
+        hidden, targets = hidden[learnt], following[learnt]
+
+        def summed(rows: Tensor, wanted: Tensor) -> Tensor:
+            return F.cross_entropy(self.head(rows).float(), wanted, reduction="sum")
+
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for rows, wanted in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
+            total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
+        return total / targets.numel()
+
+    def generate(self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+        """Continue a text. Options and result are those of `vl3ref.generation.generate`; ids are the new ones alone."""
+        from vl3ref.generation import generate  # generation is built on the model, not the other way round
+
+        return generate(self, ids, max_new_tokens=max_new_tokens, **options)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: LanguageConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config, index)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens dim"],
+        rotation: Rotation,
+        lengths: Sequence[int],
+        cache: KVCache | None = None,
+        recording: Recording | None = None,
+    ) -> Float[Tensor, "tokens dim"]:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, lengths, cache, recording)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class SelfAttention(nn.Module):
+    """Causal grouped-query attention: several query heads share one key and value head. Biases on q, k, v only."""
+
+    def __init__(self, config: LanguageConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_dim = config.head_dim
+        kv_dim = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, kv_dim)
+        self.v_proj = nn.Linear(config.hidden_size, kv_dim)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens dim"],
+        rotation: Rotation,
+        lengths: Sequence[int],
+        cache: KVCache | None = None,
+        recording: Recording | None = None,
+    ) -> Float[Tensor, "tokens dim"]:
+        q, k, v = (
+            rearrange(project(x), "n (h d) -> n h d", d=self.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if recording is not None and recording.attentions:
+            recording.add_attention(self.index, attention_maps(q, k, lengths, causal=True))
+        if cache is not None:
+            cache.write(self.index, k, v, lengths)
+        if cache is None or not any(cache.lengths):
+            out = packed_attention(q, k, v, lengths, causal=True)
+        else:
+            out = cached_attention(q, cache.keys[self.index], cache.values[self.index], cache.lengths, lengths)
+        return self.o_proj(rearrange(out, "n h d -> n (h d)"))
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square. Computed in float32, rounded to x's dtype, then scaled by the weight."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)

@@ -1,0 +1,178 @@
+"""The whole model: encode, prune, splice, decode (paper, figure 2).
+
+    pixel_values --vision_encoder--> features --DiffFP--> kept --projector--> embeddings
+    input_ids ----embed_tokens--------------------------------> embeddings      | spliced in place of visual tokens
+                                                                     language_model --> logits
+
+Everything is packed: any number of conversations, each with any number of pictures and videos, in one tensor. Every
+conversation gets what it would get alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vl3ref.config import ModelConfig
+from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
+from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.projector import Projector
+from vl3ref.model.recording import Recording
+from vl3ref.model.vision import VisionEncoder
+from vl3ref.model_inputs import ModelInputs
+
+
+@dataclass
+class Spliced:
+    """What the decoder reads: packed embeddings after DiffFP.
+
+    Attributes:
+        embeddings: (N_kept, dim).
+        lengths: tokens of each conversation after the drop.
+        keep_mask: (visual tokens,) bool: which visual tokens stayed.
+        kept: (N,) bool: which of the input_ids stayed.
+    """
+
+    embeddings: Float[Tensor, "kept dim"]
+    lengths: list[int]
+    keep_mask: Bool[Tensor, " visual_tokens"]
+    kept: Bool[Tensor, " tokens"]
+
+
+@dataclass
+class ModelOutput:
+    """What a forward pass gives. Attributes that were not asked for are None.
+
+    Attributes:
+        logits: (N_kept, vocab), packed, in the model's dtype.
+        lengths: (B,) int64, tokens of each conversation after DiffFP.
+        keep_mask: (visual tokens,) bool.
+        loss: scalar float32.
+        hidden_states: the decoder's residual stream, layers + 1 tensors (N_kept, dim).
+        attentions: per decoder layer, a list of (heads, n, n) per conversation.
+        vision_hidden_states, vision_attentions: the same of the vision encoder; (patches, dim), and a list per frame.
+    """
+
+    logits: Float[Tensor, "kept vocab"] | None
+    lengths: Int[Tensor, " conversations"]
+    keep_mask: Bool[Tensor, " visual_tokens"]
+    loss: Float[Tensor, ""] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[list[Tensor], ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[list[Tensor], ...] | None = None
+
+
+class VideoLLaMA3(nn.Module):
+    """VideoLLaMA 3.
+
+    Attributes:
+        projector: any module (tokens, vision dim) -> (tokens, text dim).
+        pruner: any callable pixel_values, grid_sizes, merge_sizes, modals -> keep mask; see `diff_fp.Pruner`.
+        recommended_sampling: what the checkpoint's generation_config.json suggests (temperature, top_k, top_p,
+            repetition_penalty); empty if nothing. Used when asked for: `generate(inputs, **model.recommended_sampling)`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_encoder = VisionEncoder(config.vision)
+        self.projector: nn.Module = Projector(
+            config.vision.hidden_size, config.language.hidden_size, config.projector_depth
+        )
+        self.language_model = LanguageModel(config.language)
+        self.pruner: Pruner = DiffFP() if config.use_token_compression else keep_all
+        self.recommended_sampling: dict[str, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.embed_tokens.weight.dtype
+
+    def forward(
+        self,
+        inputs: ModelInputs,
+        labels: Int[Tensor, " tokens"] | None = None,
+        return_logits: bool | None = None,
+        logits_to_keep: int = 0,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> ModelOutput:
+        """
+        Args:
+            inputs: moved to the model's device if they are elsewhere.
+            labels: (N,) before DiffFP, unshifted, -100 ignored. With labels the loss is computed, and the logits are
+                left out unless asked for.
+            return_logits: whether to compute logits; by default, when there are no labels.
+            logits_to_keep: 0 for all logits, k for the last k of each conversation.
+
+        Raises:
+            InputError: the inputs contradict each other or the model.
+        """
+        text_record = Recording(output_hidden_states, output_attentions)
+        vision_record = Recording(output_hidden_states, output_attentions)
+        inputs = inputs.to(self.device)
+        spliced = self.splice(inputs, vision_record)
+        hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, recording=text_record)
+
+        loss = logits = None
+        if labels is not None:
+            loss = self.language_model.loss(hidden, labels.to(self.device)[spliced.kept], spliced.lengths)
+        if labels is None if return_logits is None else return_logits:
+            if logits_to_keep:
+                hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(spliced.lengths)])
+            logits = self.language_model.head(hidden)
+        return ModelOutput(
+            logits=logits,
+            lengths=torch.tensor(spliced.lengths),
+            keep_mask=spliced.keep_mask,
+            loss=loss,
+            hidden_states=text_record.all_hidden(),
+            attentions=text_record.all_attentions(),
+            vision_hidden_states=vision_record.all_hidden(),
+            vision_attentions=vision_record.all_attentions(),
+        )
+
+    def splice(self, inputs: ModelInputs, recording: Recording | None = None) -> Spliced:
+        """Encode, prune and project the visuals, and put them where the conversations have their visual tokens.
+
+        Dropped tokens leave the sequence here: positions are counted after the drop, and neither the projector nor the
+        decoder ever sees them.
+        """
+        config = self.config
+        inputs = inputs.to(self.device)
+        inputs.check(config.visual_token_ids, config.language.vocab_size, config.vision.patch_values)
+        visual = inputs.visual_positions(config.visual_token_ids)
+        keep_mask = self.keep_mask(inputs)
+
+        kept = torch.ones_like(visual)
+        kept[visual] = keep_mask
+        embeddings = self.language_model.embed_tokens(inputs.input_ids[kept])
+        if inputs.pixel_values is not None:
+            features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, recording)
+            projected = self.projector(features[keep_mask]).to(embeddings.dtype)
+            embeddings = embeddings.masked_scatter(visual[kept][:, None], projected)
+        lengths = [int(segment.sum()) for segment in kept.split(inputs.lengths.tolist())]
+        return Spliced(embeddings, lengths, keep_mask, kept)
+
+    def keep_mask(self, inputs: ModelInputs) -> Bool[Tensor, " visual_tokens"]:
+        """Which visual tokens stay: by the inputs' own wish (`ModelInputs.diff_fp`), else by the model's pruner."""
+        if inputs.pixel_values is None:
+            return torch.ones(0, dtype=torch.bool, device=self.device)
+        pruner = self.pruner
+        if inputs.diff_fp is False:
+            pruner = keep_all
+        elif inputs.diff_fp is not None:
+            pruner = DiffFP() if inputs.diff_fp is True else DiffFP(inputs.diff_fp)
+        return pruner(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, inputs.modals)
+
+    def generate(self, inputs: ModelInputs, max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+        """Answer. Options and result are those of `vl3ref.generation.generate`."""
+        from vl3ref.generation import generate  # generation is built on the model, not the other way round
+
+        return generate(self, inputs, max_new_tokens=max_new_tokens, **options)

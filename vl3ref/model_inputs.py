@@ -1,0 +1,181 @@
+"""What passes from the processor to the model: one or several conversations as packed tensors.
+
+It stands below both, because neither imports the other.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vl3ref.errors import InputError
+
+
+@dataclass
+class VisualSource:
+    """Where one picture or video of a `ModelInputs` came from.
+
+    Attributes:
+        name: the file's path, or "image 1", "video 2" for data that has none.
+        conversation: index of the conversation it belongs to.
+        height, width: of the original, in pixels, before any resizing.
+        timestamps: seconds of each frame, or None where no times are known.
+    """
+
+    name: str
+    conversation: int
+    height: int
+    width: int
+    timestamps: list[float] | None = None
+
+
+@dataclass
+class TokenTrace:
+    """One row per visual token, in the order in which the decoder sees them; tensors live on the CPU.
+
+    Attributes:
+        visual: index into `ModelInputs.sources`.
+        frame: index of the sampled frame (0 for pictures).
+        time: seconds, nan where no times are known.
+        box: left, top, right, bottom in pixels of the original.
+    """
+
+    visual: Int[Tensor, " kept"]
+    frame: Int[Tensor, " kept"]
+    time: Float[Tensor, " kept"]
+    box: Float[Tensor, "kept 4"]
+
+    def __len__(self) -> int:
+        return len(self.visual)
+
+
+@dataclass
+class ModelInputs:
+    """One or several conversations, packed: what `VideoLLaMA3` takes. The field names are the official ones.
+
+    Attributes:
+        input_ids: (N,) int64, every visual token standing there, before DiffFP.
+        lengths: (B,) int64, tokens of each conversation.
+        pixel_values: (patches, 3*14*14) float32, normalised, each visual in merge-block order; None without visuals.
+        grid_sizes: (V, 3) int64, frames x rows x columns of patches of each visual.
+        merge_sizes: (V,) int64, patches along the side of one visual token.
+        modals: "image" or "video" for each visual.
+        diff_fp: which pruner to use: None for the model's own, False for none, a number for DiffFP at that threshold.
+        labels: (N,) int64 where the processor was asked for them: what is learnt, -100 elsewhere.
+        sources: where each visual came from, if known; `trace` needs it.
+    """
+
+    input_ids: Int[Tensor, " tokens"]
+    lengths: Int[Tensor, " conversations"]
+    pixel_values: Float[Tensor, "patches values"] | None = None
+    grid_sizes: Int[Tensor, "visuals 3"] | None = None
+    merge_sizes: Int[Tensor, " visuals"] | None = None
+    modals: list[str] = field(default_factory=list)
+    diff_fp: float | bool | None = None
+    labels: Int[Tensor, " tokens"] | None = None
+    sources: list[VisualSource] | None = None
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ModelInputs":
+        """The same inputs on another device.
+
+        What Python reads to lay out the work (lengths, grid_sizes, merge_sizes) stays where it is, on the CPU as the
+        processor makes it: reading it from a GPU would stall every layer.
+
+        `dtype` can only widen the pixels (to float64): DiffFP decides on what the processor made, and bfloat16 does not
+        resolve its threshold. The vision encoder casts to its own dtype when it reads them.
+        """
+        pixels = self.pixel_values
+        if pixels is not None:
+            pixels = pixels.to(device, pixels.dtype if dtype is None else torch.promote_types(pixels.dtype, dtype))
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, input_ids=self.input_ids.to(device), pixel_values=pixels, labels=labels)
+
+    def tokens_per_visual(self) -> list[int]:
+        """Visual tokens of each picture or video, before DiffFP."""
+        if self.grid_sizes is None or self.merge_sizes is None:
+            return []
+        return (self.grid_sizes.prod(dim=1) // self.merge_sizes**2).tolist()
+
+    def check(self, visual_token_ids: tuple[int, ...], vocab_size: int, patch_values: int) -> None:
+        """Refuse inputs whose parts contradict each other.
+
+        Raises:
+            InputError: naming the two numbers that should agree.
+        """
+        if int(self.lengths.sum()) != len(self.input_ids):
+            raise InputError(f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.input_ids)} input_ids")
+        if len(self.input_ids) == 0 or int(self.lengths.min()) < 1:
+            raise InputError("a conversation has no tokens")
+        low, high = int(self.input_ids.min()), int(self.input_ids.max())
+        if low < 0 or high >= vocab_size:
+            raise InputError(f"input_ids run from {low} to {high}, but the vocabulary from 0 to {vocab_size - 1}")
+        if self.labels is not None and len(self.labels) != len(self.input_ids):
+            raise InputError(f"{len(self.labels)} labels for {len(self.input_ids)} input_ids")
+        self._check_visuals(patch_values)
+        placed, given = int(self.visual_positions(visual_token_ids).sum()), sum(self.tokens_per_visual())
+        if placed != given:
+            raise InputError(f"input_ids hold {placed} visual tokens, but pictures and videos make {given}")
+
+    def _check_visuals(self, patch_values: int) -> None:
+        given = [x is not None for x in (self.pixel_values, self.grid_sizes, self.merge_sizes)]
+        if any(given) and not all(given):
+            raise InputError("pixel_values, grid_sizes and merge_sizes go together: give all three or none")
+        if self.pixel_values is None or self.grid_sizes is None or self.merge_sizes is None:
+            return
+        if not len(self.grid_sizes) == len(self.merge_sizes) == len(self.modals):
+            raise InputError(
+                f"{len(self.grid_sizes)} grid_sizes, {len(self.merge_sizes)} merge_sizes and {len(self.modals)} modals: "
+                "each visual needs one of each"
+            )
+        for modal in self.modals:
+            if modal not in ("image", "video"):
+                raise InputError(f"modal {modal!r} is not known; there are 'image' and 'video'")
+        for (t, h, w), merge in zip(self.grid_sizes.tolist(), self.merge_sizes.tolist(), strict=True):
+            if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
+                raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")
+        patches = int(self.grid_sizes.prod(dim=1).sum())
+        if tuple(self.pixel_values.shape) != (patches, patch_values):
+            raise InputError(
+                f"pixel_values are {tuple(self.pixel_values.shape)}, but the grids ask for {(patches, patch_values)}"
+            )
+
+    def visual_positions(self, visual_token_ids: tuple[int, ...]) -> Bool[Tensor, " tokens"]:
+        """Which of the input_ids stand for visual tokens."""
+        return torch.isin(self.input_ids, torch.tensor(visual_token_ids, device=self.input_ids.device))
+
+    def trace(self, keep_mask: Bool[Tensor, " visual_tokens"] | None = None) -> TokenTrace:
+        """What each visual token shows: its source, frame, time and pixel box.
+
+        Args:
+            keep_mask: of the model's output, to list kept tokens alone; None lists all.
+
+        Raises:
+            InputError: these inputs were not made by a processor, so the sources are not known.
+        """
+        if self.sources is None or self.grid_sizes is None or self.merge_sizes is None:
+            raise InputError("these inputs do not say where their visuals came from; make them with a processor")
+        parts = [
+            _trace_one(index, source, grid, merge)
+            for index, (source, grid, merge) in enumerate(
+                zip(self.sources, self.grid_sizes.tolist(), self.merge_sizes.tolist(), strict=True)
+            )
+        ]
+        columns = {
+            f.name: torch.cat([getattr(part, f.name) for part in parts]) if parts else None for f in fields(TokenTrace)
+        }
+        if not parts:
+            return TokenTrace(*(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0), torch.zeros(0, 4))
+        if keep_mask is not None:
+            columns = {name: column[keep_mask.cpu()] for name, column in columns.items()}
+        return TokenTrace(**columns)
+
+
+def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) -> TokenTrace:
+    t, h, w = grid[0], grid[1] // merge, grid[2] // merge
+    frame, row, column = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (t, h, w)), indexing="ij"))
+    times = torch.tensor(source.timestamps or [float("nan")] * t, dtype=torch.float64)
+    corners = [column / w * source.width, row / h * source.height]
+    opposite = [(column + 1) / w * source.width, (row + 1) / h * source.height]
+    box = torch.stack([*corners, *opposite], dim=1)
+    return TokenTrace(torch.full_like(frame, index), frame, times[frame], box)
