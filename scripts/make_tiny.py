@@ -2,8 +2,8 @@
 
     python scripts/make_tiny.py [FOLDER]
 
-Weights are random (seeded), so its answers are noise; everything else about it is the real thing: the layout, the files,
-the tokenizer's form, the prompt, the code path.
+Weights are random (seeded), so its answers are noise; everything else about it is the real thing: the layout, the
+files, the tokenizer's form, the prompt, the code path.
 """
 
 import sys

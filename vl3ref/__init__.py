@@ -1,12 +1,12 @@
 """VideoLLaMA 3 in plain PyTorch.
 
-    import vl3ref
+import vl3ref
 
-    model, processor = vl3ref.load("weights/vl3-tiny")
-    inputs = processor([{"role": "user", "content": [
-        {"type": "video", "video": "cat.mp4", "fps": 1, "max_frames": 180},
-        {"type": "text", "text": "What is the cat doing?"}]}])
-    print(processor.decode(model.generate(inputs, max_new_tokens=128)[0]))
+model, processor = vl3ref.load("weights/vl3-tiny")
+inputs = processor([{"role": "user", "content": [
+    {"type": "video", "video": "cat.mp4", "fps": 1, "max_frames": 180},
+    {"type": "text", "text": "What is the cat doing?"}]}])
+print(processor.decode(model.generate(inputs, max_new_tokens=128)[0]))
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -50,7 +50,7 @@ def load(
     """A model and its processor.
 
     Args:
-        source: a checkpoint folder of either layout, or a name ("vl3-tiny", "2b", "7b", or one of the Hugging Face hub).
+        source: a checkpoint folder of either layout, or a name ("vl3-tiny", "2b", "7b", or one of the hub's).
         device: default: the GPU if there is one.
         dtype: default: float32 on a CPU, the checkpoint's own elsewhere.
 

@@ -1,8 +1,8 @@
 """Checkpoints: safetensors files <-> modules, both layouts, wholes and parts.
 
-Loading looks at the headers first: every missing, unexpected and mis-shaped tensor is known, and listed, before a single
-number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped file to
-its place once, in its final device and dtype.
+Loading looks at the headers first: every missing, unexpected and mis-shaped tensor is known, and listed, before a
+single number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped
+file to its place once, in its final device and dtype.
 
 Names below four prefixes are the same everywhere, so one table translates all layouts:
 
@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -326,23 +327,30 @@ def save_model(
     Raises:
         ConfigError: the layout cannot express the model.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     described = _describe(model, layout)
     tensors = dict(_named_for_file(model, layout))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp's are private
+    with staged(folder) as staging:
         write_json(staging / "config.json", described)
         if not isinstance(model, VisionEncoder):
             decoder = model.language_model if isinstance(model, VideoLLaMA3) else model
             sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
             write_json(staging / "generation_config.json", _generation_json(decoder.config, sampling))
         _write_shards(tensors, staging, max_shard_bytes)
+    return folder
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, whose files take their places there once all of them are written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp's are private
+        yield staging
         _exchange(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return folder
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

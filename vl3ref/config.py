@@ -31,13 +31,6 @@ SIGLIP_MODEL_TYPES = ("siglip", "siglip_vision_model")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-def _positive(config: Any, part: str) -> None:
-    for name, kind in config.__annotations__.items():
-        value = getattr(config, name)
-        if kind is int and (not isinstance(value, int) or value <= 0):
-            raise ConfigError(f"{part}: {name} should be a positive whole number, not {value!r}")
-
-
 @dataclass(frozen=True)
 class VisionConfig:
     """The SigLIP encoder. Defaults are those of keys the official `vision_encoder_config` leaves out."""
@@ -52,7 +45,6 @@ class VisionConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        _positive(self, "vision encoder")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"vision encoder: hidden_size {self.hidden_size} is not a multiple of "
@@ -92,7 +84,6 @@ class LanguageConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _positive(self, "decoder")
         for whole, part in (("hidden_size", "num_attention_heads"), ("num_attention_heads", "num_key_value_heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ConfigError(
@@ -144,12 +135,8 @@ def preset(name: str) -> ModelConfig:
         raise ConfigError(f"no preset named {name!r}; there are {', '.join(PRESETS)}") from None
 
 
-VISION_ENCODER = VisionConfig(
-    hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16
-)
+VISION_ENCODER = VisionConfig(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16)
 """VL3-SigLIP-NaViT, the encoder of both released models (and of SigLIP-NaViT, where stage 1 starts)."""
-
-_QWEN_IDS = {"bos_token_id": 151643, "eos_token_ids": (151645,)}
 
 PRESETS: dict[str, ModelConfig] = {
     "2b": ModelConfig(
@@ -163,7 +150,8 @@ PRESETS: dict[str, ModelConfig] = {
             num_key_value_heads=2,
             rope_theta=1e6,
             tie_word_embeddings=True,
-            **_QWEN_IDS,
+            bos_token_id=151643,
+            eos_token_ids=(151645,),
         ),
         image_token_id=151665,
         video_token_id=151665,
@@ -179,7 +167,8 @@ PRESETS: dict[str, ModelConfig] = {
             num_attention_heads=28,
             num_key_value_heads=4,
             rope_theta=1e6,
-            **_QWEN_IDS,
+            bos_token_id=151643,
+            eos_token_ids=(151645,),
         ),
         image_token_id=151665,
         video_token_id=151665,
@@ -298,9 +287,9 @@ def _vision(raw: dict[str, Any], where: str) -> VisionConfig:
     _only(raw, "hidden_act", ("gelu_pytorch_tanh",), where)
     _only(raw, "attention_dropout", (0, 0.0), where)
     return VisionConfig(
-        **{key: _need(raw, key, where) for key in _VISION_SIZES},
-        patch_size=raw.get("patch_size", 14),
-        num_channels=raw.get("num_channels", 3),
+        **{key: _whole(raw, key, where) for key in _VISION_SIZES},
+        patch_size=_whole(raw, "patch_size", where, 14),
+        num_channels=_whole(raw, "num_channels", where, 3),
         layer_norm_eps=raw.get("layer_norm_eps", 1e-6),
         rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("axial", "default")),
     )
@@ -312,16 +301,16 @@ def _language(raw: dict[str, Any], where: str) -> LanguageConfig:
     _only(raw, "use_sliding_window", (False, None), where)
     for layer_type in raw.get("layer_types") or ():
         _only({"layer_types": layer_type}, "layer_types", ("full_attention",), where)
-    sizes = {key: _need(raw, key, where) for key in _LANGUAGE_SIZES}
-    _only(raw, "head_dim", (None, sizes["hidden_size"] // max(sizes["num_attention_heads"], 1)), where)
+    sizes = {key: _whole(raw, key, where) for key in _LANGUAGE_SIZES}
+    _only(raw, "head_dim", (None, sizes["hidden_size"] // sizes["num_attention_heads"]), where)
     end = raw.get("eos_token_id")
     return LanguageConfig(
         **sizes,
-        num_key_value_heads=raw.get("num_key_value_heads") or sizes["num_attention_heads"],
+        num_key_value_heads=_whole(raw, "num_key_value_heads", where, sizes["num_attention_heads"]),
         rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
         rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("default",)),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        max_position_embeddings=raw.get("max_position_embeddings", 32768),
+        max_position_embeddings=_whole(raw, "max_position_embeddings", where, 32768),
         bos_token_id=raw.get("bos_token_id"),
         eos_token_ids=token_ids(end),
     )
@@ -368,8 +357,9 @@ def _projector_depth(kind: Any, where: str) -> int:
     return int(match[1])
 
 
-def _dtype(raw: dict[str, Any], where: str, text: Mapping[str, Any] = {}) -> str:  # noqa: B006 (never written to)
-    name = raw.get("dtype") or raw.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype") or "float32"
+def _dtype(raw: dict[str, Any], where: str, text: Mapping[str, Any] | None = None) -> str:
+    written = [section.get(key) for section in (raw, text or {}) for key in ("dtype", "torch_dtype")]
+    name = next(filter(None, written), "float32")
     if name not in DTYPES:
         raise ConfigError(f"{where}: dtype {name!r} is not implemented (only {', '.join(DTYPES)})")
     return name
@@ -379,6 +369,16 @@ def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
     if raw.get(key) is None:
         raise ConfigError(f"{where} has no {key}")
     return raw[key]
+
+
+def _whole(raw: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    """A size: a whole number above 0."""
+    value = default if raw.get(key) is None else raw[key]
+    if value is None:
+        raise ConfigError(f"{where} has no {key}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{where}: {key} should be a whole number above 0, not {value!r}")
+    return value
 
 
 def _section(raw: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The loop exists once (`stream`); `generate` collects what it yields.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,7 +111,9 @@ def stream(
     decoder = prompt.decoder
     count = len(prompt.lengths)
     if cache is None:
-        cache = KVCache(decoder.config, count, max(prompt.lengths) + max_new_tokens, decoder_dtype(decoder), prompt.device)
+        cache = KVCache(
+            decoder.config, count, max(prompt.lengths) + max_new_tokens, decoder_dtype(decoder), prompt.device
+        )
     elif count != 1 or len(cache.lengths) != 1:
         raise InputError("a cache from earlier turns can be continued by one conversation at a time")
     cache.reserve(max(prompt.lengths) + max_new_tokens)
@@ -197,9 +199,7 @@ class Chooser:
         return logits
 
 
-def penalise(
-    logits: Float[Tensor, " vocab"], seen: Tensor, penalty: float
-) -> Float[Tensor, " vocab"]:
+def penalise(logits: Float[Tensor, " vocab"], seen: Tensor, penalty: float) -> Float[Tensor, " vocab"]:
     """Make tokens that were seen less likely (CTRL, arXiv 1909.05858): towards minus infinity from either sign."""
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 

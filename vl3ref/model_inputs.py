@@ -104,14 +104,14 @@ class ModelInputs:
             InputError: naming the two numbers that should agree.
         """
         if int(self.lengths.sum()) != len(self.input_ids):
-            raise InputError(f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.input_ids)} input_ids")
+            raise InputError(
+                f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.input_ids)} input_ids"
+            )
         if len(self.input_ids) == 0 or int(self.lengths.min()) < 1:
             raise InputError("a conversation has no tokens")
         low, high = int(self.input_ids.min()), int(self.input_ids.max())
         if low < 0 or high >= vocab_size:
             raise InputError(f"input_ids run from {low} to {high}, but the vocabulary from 0 to {vocab_size - 1}")
-        if self.labels is not None and len(self.labels) != len(self.input_ids):
-            raise InputError(f"{len(self.labels)} labels for {len(self.input_ids)} input_ids")
         self._check_visuals(patch_values)
         placed, given = int(self.visual_positions(visual_token_ids).sum()), sum(self.tokens_per_visual())
         if placed != given:
@@ -125,8 +125,8 @@ class ModelInputs:
             return
         if not len(self.grid_sizes) == len(self.merge_sizes) == len(self.modals):
             raise InputError(
-                f"{len(self.grid_sizes)} grid_sizes, {len(self.merge_sizes)} merge_sizes and {len(self.modals)} modals: "
-                "each visual needs one of each"
+                f"{len(self.grid_sizes)} grid_sizes, {len(self.merge_sizes)} merge_sizes and {len(self.modals)} modals "
+                "do not match: each visual needs one of each"
             )
         for modal in self.modals:
             if modal not in ("image", "video"):
@@ -153,22 +153,18 @@ class ModelInputs:
         Raises:
             InputError: these inputs were not made by a processor, so the sources are not known.
         """
-        if self.sources is None or self.grid_sizes is None or self.merge_sizes is None:
-            raise InputError("these inputs do not say where their visuals came from; make them with a processor")
+        if not self.sources or self.grid_sizes is None or self.merge_sizes is None:
+            raise InputError("these inputs have no visuals, or do not say where they came from (a processor's do)")
         parts = [
             _trace_one(index, source, grid, merge)
             for index, (source, grid, merge) in enumerate(
                 zip(self.sources, self.grid_sizes.tolist(), self.merge_sizes.tolist(), strict=True)
             )
         ]
-        columns = {
-            f.name: torch.cat([getattr(part, f.name) for part in parts]) if parts else None for f in fields(TokenTrace)
-        }
-        if not parts:
-            return TokenTrace(*(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0), torch.zeros(0, 4))
-        if keep_mask is not None:
-            columns = {name: column[keep_mask.cpu()] for name, column in columns.items()}
-        return TokenTrace(**columns)
+        keep = slice(None) if keep_mask is None else keep_mask.cpu()
+        return TokenTrace(
+            **{f.name: torch.cat([getattr(part, f.name) for part in parts])[keep] for f in fields(TokenTrace)}
+        )
 
 
 def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) -> TokenTrace:

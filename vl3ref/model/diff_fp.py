@@ -7,6 +7,7 @@ token of a frame that would vanish: its timestamp keeps something to stand befor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Pruner = Callable[[Tensor, Tensor, Tensor, Sequence[str]], Tensor]
-"""pixel_values (patches, values), grid_sizes (visuals, 3), merge_sizes (visuals,), modals -> keep mask (tokens,) bool."""
+"""pixel_values (patches, values), grid_sizes (visuals, 3), merge_sizes (visuals,), modals -> keep mask (tokens,)."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ def frame_change(
         (frames - 1, tokens per frame): mean absolute difference over the token's merge^2 patches, times 255.
     """
     by_token = rearrange(pixels, "(t n m) c -> t n (m c)", t=frames, m=merge * merge)
-    return torch.stack(
-        [(later.float() - earlier.float()).abs().mean(dim=-1) for earlier, later in zip(by_token, by_token[1:])]
-    ) * 255
+    changes = [(later.float() - earlier.float()).abs().mean(dim=-1) for earlier, later in pairwise(by_token)]
+    return torch.stack(changes) * 255
 
 
 def keep_all(

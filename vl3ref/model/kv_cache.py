@@ -1,7 +1,7 @@
 """What the decoder remembers while generating: the keys and values of every token so far.
 
-One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim), allocated once for the longest a generation
-can get. Conversations fill their rows independently, so those of different lengths decode side by side.
+One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim), allocated once for the longest a
+generation can get. Conversations fill their rows independently, so those of different lengths decode side by side.
 """
 
 from collections.abc import Sequence

@@ -33,10 +33,8 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[T
     return (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))).to(device)
 
 
-def text_rotation(
-    positions: Int[Tensor, " tokens"], head_dim: int, theta: float, dtype: torch.dtype
-) -> Rotation:
-    """Rotation of the decoder. Cosine and sine are rounded to the model's dtype before they are used (as Qwen2 does)."""
+def text_rotation(positions: Int[Tensor, " tokens"], head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
+    """Rotation of the decoder. Cosine and sine are rounded to the model's dtype before use, as Qwen2 does."""
     angles = positions[:, None].float() * inverse_frequencies(head_dim, theta, positions.device)
     angles = torch.cat([angles, angles], dim=-1)
     return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))

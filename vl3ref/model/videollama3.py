@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vl3ref.config import ModelConfig
+from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.language_model import IGNORED, LanguageModel
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
 from vl3ref.model.vision import VisionEncoder
@@ -72,7 +73,8 @@ class VideoLLaMA3(nn.Module):
         projector: any module (tokens, vision dim) -> (tokens, text dim).
         pruner: any callable pixel_values, grid_sizes, merge_sizes, modals -> keep mask; see `diff_fp.Pruner`.
         recommended_sampling: what the checkpoint's generation_config.json suggests (temperature, top_k, top_p,
-            repetition_penalty); empty if nothing. Used when asked for: `generate(inputs, **model.recommended_sampling)`.
+            repetition_penalty); empty if nothing. Used when asked for:
+            `model.generate(inputs, **model.recommended_sampling)`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -97,7 +99,7 @@ class VideoLLaMA3(nn.Module):
     def forward(
         self,
         inputs: ModelInputs,
-        labels: Int[Tensor, " tokens"] | None = None,
+        labels: Int[Tensor, " labels"] | None = None,
         return_logits: bool | None = None,
         logits_to_keep: int = 0,
         output_hidden_states: bool = False,
@@ -114,6 +116,8 @@ class VideoLLaMA3(nn.Module):
         Raises:
             InputError: the inputs contradict each other or the model.
         """
+        if labels is not None:
+            _check_labels(labels, inputs, self.config.language.vocab_size)
         text_record = Recording(output_hidden_states, output_attentions)
         vision_record = Recording(output_hidden_states, output_attentions)
         inputs = inputs.to(self.device)
@@ -162,7 +166,7 @@ class VideoLLaMA3(nn.Module):
 
     def keep_mask(self, inputs: ModelInputs) -> Bool[Tensor, " visual_tokens"]:
         """Which visual tokens stay: by the inputs' own wish (`ModelInputs.diff_fp`), else by the model's pruner."""
-        if inputs.pixel_values is None:
+        if inputs.pixel_values is None or inputs.grid_sizes is None or inputs.merge_sizes is None:
             return torch.ones(0, dtype=torch.bool, device=self.device)
         pruner = self.pruner
         if inputs.diff_fp is False:
@@ -176,3 +180,12 @@ class VideoLLaMA3(nn.Module):
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
         return generate(self, inputs, max_new_tokens=max_new_tokens, **options)
+
+
+def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:
+    if len(labels) != len(inputs.input_ids):
+        raise InputError(f"{len(labels)} labels for {len(inputs.input_ids)} input_ids")
+    if int(labels.max()) >= vocab_size:
+        raise InputError(f"labels run up to {int(labels.max())}, but the vocabulary to {vocab_size - 1}")
+    if bool((labels == IGNORED).all()):
+        raise InputError(f"every label is {IGNORED}: nothing is learnt")

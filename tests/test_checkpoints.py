@@ -1,0 +1,334 @@
+"""safetensors files <-> modules."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tests.helpers import GOLDENS
+from vl3ref import CheckpointError
+from vl3ref.checkpoints import load_language_model, load_model, load_vision_encoder, save_model
+from vl3ref.config import language_to_json, read_config, vision_to_json
+from vl3ref.hub import find_checkpoint
+from vl3ref.model.videollama3 import VideoLLaMA3
+
+OFFICIAL, HF = GOLDENS / "official-tiny", GOLDENS / "hf-tiny"
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoLLaMA3:
+    return load_model(OFFICIAL, device="cpu")
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target / "copy"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: x for file in sorted(folder.glob("model*.safetensors")) for name, x in load_file(file).items()}
+
+
+def single_file(tmp_path: Path, tensors: dict[str, torch.Tensor], config: dict) -> Path:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    save_file({name: x.contiguous() for name, x in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def test_a_loaded_model_is_in_eval_mode_with_gradients_possible(model: VideoLLaMA3) -> None:
+    assert not model.training
+    assert all(p.requires_grad and p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_both_layouts_load_the_same_weights(model: VideoLLaMA3) -> None:
+    assert same(model, load_model(HF, device="cpu"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float64"])
+def test_weights_arrive_in_the_dtype_asked_for(model: VideoLLaMA3, dtype: torch.dtype | str) -> None:
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    loaded = load_model(OFFICIAL, device="cpu", dtype=dtype).state_dict()
+    for name, x in model.state_dict().items():
+        assert torch.equal(loaded[name], x.to(wanted))
+
+
+def test_a_loaded_model_does_not_follow_its_file(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = copy_of(HF, tmp_path)
+    loaded = load_model(folder, device="cpu")
+    file = folder / "model.safetensors"
+    with open(file, "r+b") as opened:
+        opened.seek(-4096, 2)
+        opened.write(b"\0" * 4096)
+    assert same(loaded, model)
+
+
+def test_what_the_official_trainer_saves_has_one_more_layer_of_names(model: VideoLLaMA3, tmp_path: Path) -> None:
+    old, new = "model.vision_encoder.", "model.vision_encoder.vision_encoder."
+    renamed = {name.replace(old, new): x for name, x in weights(OFFICIAL).items()}
+    folder = single_file(tmp_path, renamed, json.loads((OFFICIAL / "config.json").read_text()))
+    assert same(model, load_model(folder, device="cpu"))
+
+
+def test_a_tied_head_may_be_in_the_file_or_not(tmp_path: Path) -> None:
+    config = {**json.loads((OFFICIAL / "config.json").read_text()), "tie_word_embeddings": True}
+    with_head = weights(OFFICIAL)
+    without = {name: x for name, x in with_head.items() if name != "lm_head.weight"}
+    first = load_model(single_file(tmp_path, with_head, config), device="cpu")
+    (tmp_path / "b").mkdir()
+    second = load_model(single_file(tmp_path / "b", without, config), device="cpu")
+    assert same(first, second) and first.language_model.lm_head is None
+
+
+def test_old_files_rotary_buffers_are_passed_over(model: VideoLLaMA3, tmp_path: Path) -> None:
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    folder = single_file(tmp_path, weights(OFFICIAL) | extra, json.loads((OFFICIAL / "config.json").read_text()))
+    assert same(model, load_model(folder, device="cpu"))
+
+
+def test_a_vision_only_checkpoint_has_no_prefix(model: VideoLLaMA3, tmp_path: Path) -> None:
+    config = vision_to_json(model.config.vision, "float32")
+    folder = single_file(tmp_path, model.vision_encoder.state_dict(), config)
+    assert same(model.vision_encoder, load_vision_encoder(folder, device="cpu"))
+
+
+@pytest.mark.parametrize("folder", [OFFICIAL, HF])
+def test_parts_load_out_of_a_whole(model: VideoLLaMA3, folder: Path) -> None:
+    assert same(model.vision_encoder, load_vision_encoder(folder, device="cpu"))
+    assert same(model.language_model, load_language_model(folder, device="cpu"))
+
+
+def test_googles_siglip_loads_into_the_encoder_and_says_what_it_drops(
+    model: VideoLLaMA3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vision = model.config.vision
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {key: getattr(vision, key) for key in keys}
+    siglip = transformers.SiglipConfig(
+        vision_config={**sizes, "patch_size": 14, "image_size": 56},
+        text_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1},
+    )
+    reference = transformers.SiglipModel(siglip)
+    reference.vision_model.load_state_dict(model.vision_encoder.state_dict(), strict=False)
+    reference.save_pretrained(tmp_path)
+    loaded = load_vision_encoder(tmp_path, device="cpu")
+    assert same(model.vision_encoder, loaded)
+    assert "position_embedding" in caplog.text and "head" in caplog.text
+
+
+def test_a_plain_qwen2_loads_into_the_decoder(model: VideoLLaMA3, tmp_path: Path) -> None:
+    raw = language_to_json(model.config.language, "float32")
+    config = transformers.Qwen2Config(**{key: raw[key] for key in raw if key not in ("architectures", "model_type")})
+    reference = transformers.Qwen2ForCausalLM(config).eval()
+    reference.save_pretrained(tmp_path)
+    decoder = load_language_model(tmp_path, device="cpu")
+    ids = torch.randint(4, 250, (12,))
+    with torch.no_grad():
+        assert (decoder(ids) - reference(ids[None]).logits[0]).abs().max() < 2e-5
+    answer = decoder.generate(ids, max_new_tokens=8, min_new_tokens=8)[0]
+    expected = reference.generate(ids[None], max_new_tokens=8, min_new_tokens=8, do_sample=False)[0, 12:]
+    assert torch.equal(answer, expected)
+
+
+def test_end_of_text_ids_come_from_generation_config_else_from_config(tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    assert load_model(folder, device="cpu").config.language.eos_token_ids == (3,)
+    settings = {"eos_token_id": [7, 9], "do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    loaded = load_model(folder, device="cpu")
+    assert loaded.config.language.eos_token_ids == loaded.language_model.config.eos_token_ids == (7, 9)
+    assert loaded.recommended_sampling == {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    assert load_language_model(folder, device="cpu").config.eos_token_ids == (7, 9)
+
+
+# ------------------------------------------------------------------------------------------------- what does not fit
+
+
+def test_everything_that_does_not_fit_is_listed_at_once(tmp_path: Path) -> None:
+    tensors = weights(OFFICIAL)
+    del tensors["model.norm.weight"], tensors["lm_head.weight"]
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(3, 5)
+    tensors["model.layers.7.extra"] = torch.zeros(2)
+    folder = single_file(tmp_path, tensors, json.loads((OFFICIAL / "config.json").read_text()))
+    with pytest.raises(CheckpointError) as error:
+        load_model(folder, device="cpu")
+    lines = str(error.value).splitlines()[1:]
+    assert sorted(line.strip() for line in lines) == [
+        "missing: language_model.lm_head.weight (256, 64)",
+        "missing: language_model.norm.weight (64,)",
+        "unexpected: model.layers.7.extra (2,)",
+        "wrong shape: model.layers.0.mlp.up_proj.weight is (3, 5), the config asks for (96, 64)",
+    ]
+
+
+@pytest.mark.parametrize("file", ["../elsewhere.safetensors", "/etc/x.safetensors", "sub/x.safetensors", ".."])
+def test_an_index_that_points_outside_its_folder_is_refused(tmp_path: Path, file: str) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.norm.weight"] = file
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="points outside its folder"):
+        load_model(folder, device="cpu")
+
+
+def test_an_index_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.ghost"] = "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model\.ghost"):
+        load_model(folder, device="cpu")
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "empty"])
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = copy_of(HF, tmp_path)
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes({"truncated": content[:-10], "header": b"\xff" * 64 + content[64:], "empty": b""}[damage])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_model(folder, device="cpu")
+
+
+def test_integer_weights_are_refused(tmp_path: Path) -> None:
+    tensors = weights(OFFICIAL)
+    tensors["model.norm.weight"] = torch.ones(64, dtype=torch.int8)
+    folder = single_file(tmp_path, tensors, json.loads((OFFICIAL / "config.json").read_text()))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is torch\.int8"):
+        load_model(folder, device="cpu")
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    shutil.copy(OFFICIAL / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="pickled weights"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_name_that_is_neither_folder_nor_hub_name_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="not a folder"):
+        find_checkpoint("no-such-thing")
+    with pytest.raises(CheckpointError, match="floating-point dtype"):
+        load_model(OFFICIAL, device="cpu", dtype="int32")
+
+
+def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="could not be fetched"):
+        find_checkpoint("2b")
+
+
+def test_downloads_are_huggingface_hubs_with_the_revision_pinned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = {}
+
+    def snapshot_download(name: str, **options: object) -> str:
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert find_checkpoint("7b", revision="abc123") == tmp_path
+    assert asked["name"] == "DAMO-NLP-SG/VideoLLaMA3-7B" and asked["revision"] == "abc123"
+    assert "*.safetensors" in asked["allow_patterns"] and not any(".bin" in p for p in asked["allow_patterns"])
+
+
+# ----------------------------------------------------------------------------------------------------------- saving
+
+
+@pytest.mark.parametrize("layout", ["official", "hf"])
+@pytest.mark.parametrize("shard", [5_000_000_000, 400_000])
+def test_what_is_saved_loads_again(model: VideoLLaMA3, tmp_path: Path, layout: str, shard: int) -> None:
+    folder = save_model(model, tmp_path / "saved", layout, max_shard_bytes=shard)
+    files = sorted(folder.glob("*.safetensors"))
+    assert (len(files) == 1) == (shard > 1_000_000)
+    assert all(file.stat().st_size < shard + 100_000 for file in files)
+    assert same(model, load_model(folder, device="cpu"))
+    assert set(weights(folder)) == set(weights(OFFICIAL if layout == "official" else HF))
+
+
+def test_transformers_loads_what_is_saved(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = save_model(model, tmp_path / "saved", "hf", max_shard_bytes=400_000)
+    reference, report = transformers.VideoLlama3ForConditionalGeneration.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(report.values())
+    ids = torch.randint(4, 250, (1, 12))
+    with torch.no_grad():
+        assert (model.language_model(ids[0]) - reference(input_ids=ids).logits[0]).abs().max() < 2e-5
+
+
+def test_what_transformers_saves_loads(model: VideoLLaMA3, tmp_path: Path) -> None:
+    reference = transformers.VideoLlama3ForConditionalGeneration.from_pretrained(HF)
+    reference.save_pretrained(tmp_path, max_shard_size="400KB")
+    assert same(model, load_model(tmp_path, device="cpu"))
+
+
+def test_parts_are_saved_as_checkpoints_of_their_own(model: VideoLLaMA3, tmp_path: Path) -> None:
+    vision = save_model(model.vision_encoder, tmp_path / "vision")
+    assert same(model.vision_encoder, load_vision_encoder(vision, device="cpu"))
+    decoder = save_model(model.language_model, tmp_path / "decoder")
+    assert same(model.language_model, load_language_model(decoder, device="cpu"))
+    _, report = transformers.Qwen2ForCausalLM.from_pretrained(decoder, output_loading_info=True)
+    assert not any(report.values())
+
+
+def test_the_dtype_is_kept(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = save_model(load_model(OFFICIAL, device="cpu", dtype="bfloat16"), tmp_path / "saved")
+    assert read_config(folder).dtype == "bfloat16"
+    assert {x.dtype for x in weights(folder).values()} == {torch.bfloat16}
+
+
+def test_saving_over_an_older_checkpoint_leaves_nothing_of_it(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = save_model(model, tmp_path / "saved", "official", max_shard_bytes=400_000)
+    (folder / "tokenizer.json").write_text("{}")
+    save_model(model, folder, "hf")
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert same(model, load_model(folder, device="cpu"))
+    assert [f.name for f in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_save_that_fails_leaves_what_was_there(
+    model: VideoLLaMA3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_model(model, tmp_path / "saved")
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+
+    def disk_full(*args: object, **options: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("vl3ref.checkpoints.save_file", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        save_model(model, folder)
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+    assert [f.name for f in tmp_path.iterdir()] == ["saved"]
+
+
+def test_saved_weights_can_be_read_by_others(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = save_model(model, tmp_path / "saved")
+    assert {f.stat().st_mode & 0o777 for f in folder.iterdir()} == {(folder / "config.json").stat().st_mode & 0o777}

@@ -1,0 +1,172 @@
+"""Reading and writing config.json."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import GOLDENS
+from vl3ref import ConfigError
+from vl3ref.config import (
+    PRESETS,
+    VISION_ENCODER,
+    preset,
+    read_config,
+    read_language_config,
+    read_vision_config,
+    to_json,
+)
+from vl3ref.model.videollama3 import VideoLLaMA3
+
+OFFICIAL = json.loads((GOLDENS / "configs" / "VideoLLaMA3-2B" / "config.json").read_text())
+HF = json.loads((GOLDENS / "hf-tiny" / "config.json").read_text())
+
+
+def changed(config: dict, path: str, value: object) -> dict:
+    config = json.loads(json.dumps(config))
+    *sections, key = path.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    if value is ...:
+        del section[key]
+    else:
+        section[key] = value
+    return config
+
+
+@pytest.mark.parametrize("name", ["2B", "7B"])
+def test_presets_are_the_published_configs(name: str) -> None:
+    assert read_config(GOLDENS / "configs" / f"VideoLLaMA3-{name}") == preset(name)
+
+
+def test_the_vision_preset_is_the_published_config() -> None:
+    assert read_vision_config(GOLDENS / "configs" / "VL3-SigLIP-NaViT") == VISION_ENCODER
+
+
+def test_the_2b_has_the_published_number_of_parameters() -> None:
+    import torch
+
+    with torch.device("meta"):
+        model = VideoLLaMA3(preset("2b"))
+
+    def count(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    assert count(model.vision_encoder) == 412_147_440
+    assert count(model.projector) == 4_131_840
+    assert count(model.language_model) == 1_543_714_304
+    assert count(model) == 1_959_993_584
+
+
+def test_both_layouts_of_the_same_model_agree() -> None:
+    official, hf = read_config(GOLDENS / "official-tiny"), read_config(GOLDENS / "hf-tiny")
+    assert official.vision == hf.vision and official.language == hf.language
+    assert official.visual_token_ids == (250,) and hf.visual_token_ids == (250, 251)
+
+
+@pytest.mark.parametrize("layout", ["official", "hf"])
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_what_is_written_is_read_back(name: str, layout: str) -> None:
+    config = preset(name)
+    if layout == "hf":
+        config = replace(config, layout="hf", image_token_id=151655, video_token_id=151656)
+    assert read_config(to_json(config, layout, config.dtype)) == config
+
+
+def test_transformers_4_writes_rope_theta_and_torch_dtype() -> None:
+    old = changed(HF, "text_config.rope_parameters", ...)
+    old["text_config"]["rope_theta"] = 5e5
+    old = changed(old, "dtype", ...)
+    old["torch_dtype"] = "bfloat16"
+    config = read_config(old)
+    assert config.language.rope_theta == 5e5 and config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"auto_map": {}}, {"llm_lr": 1e-5}, {"use_cache": True}, {"sliding_window": 4096}, {"vision_encoder": "x"}],
+)
+def test_keys_that_do_not_change_the_computation_are_let_through(extra: dict) -> None:
+    assert read_config({**OFFICIAL, **extra}) == preset("2b")
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "value", "named"),
+    [
+        (OFFICIAL, "hidden_act", "gelu", "hidden_act 'gelu'"),
+        (OFFICIAL, "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_scaling of type 'yarn'"),
+        (OFFICIAL, "use_sliding_window", True, "use_sliding_window True"),
+        (OFFICIAL, "attention_dropout", 0.1, "attention_dropout 0.1"),
+        (OFFICIAL, "mm_projector_type", "qformer", "mm_projector_type 'qformer'"),
+        (OFFICIAL, "head_dim", 64, "head_dim 64"),
+        (OFFICIAL, "torch_dtype", "int8", "dtype 'int8'"),
+        (OFFICIAL, "hidden_size", 1537, "hidden_size 1537 is not a multiple"),
+        (OFFICIAL, "num_key_value_heads", 5, "num_key_value_heads 5"),
+        (OFFICIAL, "num_hidden_layers", 0, "num_hidden_layers should be a whole number above 0"),
+        (OFFICIAL, "num_hidden_layers", ..., "has no num_hidden_layers"),
+        (OFFICIAL, "vocab_size", "many", "vocab_size should be a whole number above 0"),
+        (OFFICIAL, "image_token_index", ..., "has no image_token_index"),
+        (OFFICIAL, "vision_encoder_config", None, "has no vision_encoder_config"),
+        (OFFICIAL, "vision_encoder_config.hidden_act", "relu", "hidden_act 'relu'"),
+        (OFFICIAL, "model_type", "llava", "model_type 'llava'"),
+        (OFFICIAL, "model_type", ..., "model_type None"),
+        (HF, "text_config.rope_parameters.rope_type", "linear", "rope_parameters of type 'linear'"),
+        (HF, "text_config.rope_parameters.factor", 2.0, "rope_parameters has factor"),
+        (HF, "text_config.layer_types", ["full_attention", "sliding_attention"], "layer_types 'sliding_attention'"),
+        (HF, "vision_config.rope_parameters.rope_type", "yarn", "rope_parameters of type 'yarn'"),
+        (HF, "video_token_id", ..., "has no video_token_id"),
+        (HF, "text_config", "qwen", "text_config should be an object"),
+    ],
+)
+def test_what_would_change_the_computation_is_refused_by_name(base: dict, path: str, value: object, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        read_config(changed(base, path, value))
+
+
+def test_projectors_of_other_depths_are_read_from_their_name() -> None:
+    assert read_config(changed(OFFICIAL, "mm_projector_type", "mlp3x_gelu")).projector_depth == 3
+    assert read_config(changed(OFFICIAL, "mm_projector_type", "linear")).projector_depth == 1
+
+
+def test_layouts_refuse_what_they_cannot_say() -> None:
+    with pytest.raises(ConfigError, match="two layers"):
+        to_json(replace(preset("2b"), projector_depth=3), "hf", "float32")
+    with pytest.raises(ConfigError, match="one visual token id"):
+        to_json(replace(preset("2b"), video_token_id=7), "official", "float32")
+
+
+def test_googles_siglip_config_gives_only_what_differs() -> None:
+    raw = {
+        "model_type": "siglip",
+        "vision_config": {
+            "hidden_size": 1152,
+            "image_size": 384,
+            "intermediate_size": 4304,
+            "model_type": "siglip_vision_model",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 27,
+            "patch_size": 14,
+        },
+    }
+    assert read_vision_config(raw) == VISION_ENCODER
+    assert read_vision_config({"model_type": "siglip", "vision_config": {}}).patch_size == 16
+
+
+def test_a_plain_qwen2_config_is_a_decoder() -> None:
+    raw = {key: OFFICIAL[key] for key in OFFICIAL if not key.startswith(("vision", "mm_", "image"))}
+    assert read_language_config({**raw, "model_type": "qwen2"}) == preset("2b").language
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as JSON"), ("[1]", "should hold a JSON object")])
+def test_a_damaged_config_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_config(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_config(tmp_path)

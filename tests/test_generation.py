@@ -1,0 +1,286 @@
+"""Choosing tokens as transformers does, the cache, batches, streaming."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import logits_process as theirs
+
+from tests.goldens_cases import NAMES, golden, inputs_of, pack
+from tests.helpers import GOLDENS
+from vl3ref import InputError
+from vl3ref.checkpoints import load_language_model, load_model
+from vl3ref.generation import Chooser, Sampling, generate, stream
+from vl3ref.model.kv_cache import KVCache
+from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.videollama3 import VideoLLaMA3
+
+quick = settings(deadline=None, max_examples=50)
+ENDS = torch.tensor([3])
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoLLaMA3:
+    return load_model(GOLDENS / "official-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> LanguageModel:
+    return load_language_model(GOLDENS / "official-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def reference() -> transformers.VideoLlama3ForConditionalGeneration:
+    return transformers.VideoLlama3ForConditionalGeneration.from_pretrained(GOLDENS / "hf-tiny").eval()
+
+
+def chooser(vocab: int, prompt: torch.Tensor, min_new_tokens: int = 0, **options: object) -> Chooser:
+    return Chooser(Sampling(**options), 0, vocab, ENDS, min_new_tokens, prompt)
+
+
+# ----------------------------------------------------------------------------------------- each rule, and their order
+
+
+@quick
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.floats(0.1, 3),
+    top_k=st.one_of(st.none(), st.integers(1, 40)),
+    top_p=st.one_of(st.none(), st.floats(0.05, 1)),
+    penalty=st.floats(0.5, 2),
+    seen=st.lists(st.integers(0, 29), min_size=1, max_size=8),
+    min_new_tokens=st.integers(0, 3),
+)
+def test_every_rule_is_transformers_rule_in_its_order(
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    penalty: float,
+    seen: list[int],
+    min_new_tokens: int,
+) -> None:
+    logits = torch.randn(30, generator=torch.Generator().manual_seed(seed)) * 4
+    prompt = torch.tensor(seen)
+    processors = theirs.LogitsProcessorList(
+        [theirs.RepetitionPenaltyLogitsProcessor(penalty)]
+        + [theirs.MinNewTokensLengthLogitsProcessor(len(seen), min_new_tokens, [3])] * bool(min_new_tokens)
+        + [theirs.TemperatureLogitsWarper(temperature)]
+        + ([theirs.TopKLogitsWarper(top_k)] if top_k else [])
+        + ([theirs.TopPLogitsWarper(top_p)] if top_p and top_p < 1 else [])
+    )
+    expected = processors(prompt[None], logits[None].clone())[0]
+    ours = chooser(
+        30,
+        prompt,
+        min_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=penalty,
+        penalty_scope="prompt",
+    ).adjust(logits)
+    assert torch.equal(ours.isinf(), expected.isinf())
+    possible = ~expected.isinf()
+    assert torch.allclose(ours[possible], expected[possible], rtol=1e-6)
+
+
+def test_the_penalty_counts_new_tokens_unless_told_to_count_the_prompt() -> None:
+    logits = torch.tensor([2.0, 1.0, -1.0])
+    prompt = torch.tensor([0, 2])
+    new_only = Chooser(Sampling(repetition_penalty=4.0), 0, 3, torch.tensor([], dtype=torch.int64), 0, prompt)
+    assert new_only(logits) == 0
+    assert torch.equal(new_only.adjust(logits), torch.tensor([0.5, 1.0, -1.0]))
+    both = Sampling(repetition_penalty=4.0, penalty_scope="prompt")
+    whole = Chooser(both, 0, 3, torch.tensor([], dtype=torch.int64), 0, prompt)
+    assert torch.equal(whole.adjust(logits), torch.tensor([0.5, 1.0, -4.0]))
+
+
+def test_ties_at_the_kth_place_all_stay() -> None:
+    logits = torch.tensor([1.0, 2.0, 2.0, 3.0])
+    kept = ~chooser(4, torch.tensor([0]), temperature=1.0, top_k=2).adjust(logits).isinf()
+    assert kept.tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("repetition_penalty", 0.0),
+        ("max_new_tokens", 0),
+        ("min_new_tokens", -1),
+        ("min_new_tokens", 200),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(model: VideoLLaMA3, option: str, value: float) -> None:
+    with pytest.raises(InputError, match=option):
+        model.generate(inputs_of("text_only"), **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("Sampling(penalty_scope='all')", "penalty_scope should be"),
+        ("generate(decoder, torch.zeros(2, 2, dtype=torch.int64))", "a 1-D tensor"),
+        ("generate(decoder, torch.zeros(2))", "a 1-D tensor"),
+        ("generate(decoder, [1, 2])", "a 1-D tensor"),
+    ],
+)
+def test_what_the_signatures_forbid_is_refused_without_type_checking_too(call: str, message: str) -> None:
+    """In a process of its own: in this one, the signatures are checked first."""
+    code = (
+        "import torch\n"
+        "from vl3ref.checkpoints import load_language_model\n"
+        "from vl3ref.generation import Sampling, generate\n"
+        f"decoder = load_language_model({str(GOLDENS / 'official-tiny')!r}, device='cpu')\n"
+        f"{call}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("vl3ref.errors.InputError: ") and message in done.stderr
+
+
+# -------------------------------------------------------------------------------------------------- against generate
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
+        {"temperature": 1.3, "top_p": 0.9, "repetition_penalty": 1.2},
+        {"temperature": 0.0, "repetition_penalty": 1.3},
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sampled_ids_are_transformers_ids(
+    model: VideoLLaMA3, reference: transformers.PreTrainedModel, options: dict, seed: int
+) -> None:
+    """Same seed, same draws: both draw one number per token from torch's generator."""
+    ids = golden("text_only", "input_ids")
+    theirs_options = {name: value for name, value in options.items() if name != "temperature"}
+    if options["temperature"]:
+        theirs_options |= {"temperature": options["temperature"], "top_k": options.get("top_k", 0)}
+    torch.manual_seed(seed)
+    expected = reference.generate(
+        input_ids=ids[None], max_new_tokens=24, do_sample=options["temperature"] > 0, **theirs_options
+    )[0, len(ids) :]
+    (answer,) = model.generate(inputs_of("text_only"), max_new_tokens=24, seed=seed, penalty_scope="prompt", **options)
+    assert answer.tolist() == expected.tolist()
+
+
+def test_the_end_of_text_id_is_included_and_ends_the_answer(model: VideoLLaMA3) -> None:
+    inputs = inputs_of("text_only")
+    (full,) = model.generate(inputs, max_new_tokens=24, min_new_tokens=24)
+    end = int(full[5])
+    (cut,) = model.generate(inputs, max_new_tokens=24, end_token_ids=[end])
+    first = full.tolist().index(end)
+    assert cut.tolist() == full[: first + 1].tolist()
+    (longer,) = model.generate(inputs, max_new_tokens=24, min_new_tokens=first + 2, end_token_ids=[end])
+    assert len(longer) >= first + 2 and end not in longer[: first + 1].tolist()
+
+
+def test_max_new_tokens_is_the_most(model: VideoLLaMA3) -> None:
+    assert [len(a) for a in model.generate(inputs_of("video"), max_new_tokens=3, min_new_tokens=3)] == [3]
+
+
+# -------------------------------------------------------------------------------------------------- several at once
+
+
+def test_conversations_that_end_at_different_times(model: VideoLLaMA3) -> None:
+    """Each stops at its own end, and what it says does not depend on the others."""
+    alone = [model.generate(inputs_of(case), max_new_tokens=24, min_new_tokens=24)[0] for case in NAMES]
+    ends = [int(alone[0][2]), int(alone[1][9]), int(alone[2][5])]
+    expected = []
+    for ids in alone:
+        stops = [i for i, token in enumerate(ids.tolist()) if token in ends]
+        expected.append(ids.tolist()[: stops[0] + 1] if stops else ids.tolist())
+    together = model.generate(pack([inputs_of(c) for c in NAMES]), max_new_tokens=24, end_token_ids=ends)
+    assert [a.tolist() for a in together] == expected
+    assert len({len(a) for a in together}) > 1
+
+
+def test_each_conversation_draws_from_its_own_seed(model: VideoLLaMA3) -> None:
+    inputs = inputs_of("text_only")
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "temperature": 1.5}
+    together = model.generate(pack([inputs] * 3), seed=5, **options)
+    for b, answer in enumerate(together):
+        assert torch.equal(answer, model.generate(inputs, seed=5 + b, **options)[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_stream_yields_what_generate_collects(model: VideoLLaMA3) -> None:
+    inputs = pack([inputs_of("text_only"), inputs_of("video")])
+    pairs = list(stream(model, inputs, max_new_tokens=6, min_new_tokens=6))
+    assert [b for b, _ in pairs] == [0, 1] * 6
+    collected = generate(model, inputs, max_new_tokens=6, min_new_tokens=6)
+    for b, answer in enumerate(collected):
+        assert [token for owner, token in pairs if owner == b] == answer.tolist()
+
+
+def test_stream_gives_a_token_before_it_computes_the_next(model: VideoLLaMA3) -> None:
+    calls = []
+    hook = model.language_model.layers[0].register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    tokens = stream(model, inputs_of("text_only"), max_new_tokens=5, min_new_tokens=5)
+    next(tokens)
+    assert len(calls) == 1
+    next(tokens)
+    next(tokens)
+    hook.remove()
+    assert calls[1:] == [1, 1]
+
+
+# -------------------------------------------------------------------------------------------------------- the cache
+
+
+@quick
+@given(pieces=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 1000))
+def test_decoding_in_pieces_is_one_full_pass(decoder: LanguageModel, pieces: list[int], seed: int) -> None:
+    ids = torch.randint(4, 250, (sum(pieces),), generator=torch.Generator().manual_seed(seed))
+    cache = KVCache(decoder.config, 1, 1, torch.float32, "cpu")
+    with torch.no_grad():
+        outputs = []
+        for piece in ids.split(pieces):
+            cache.reserve(len(piece))
+            outputs.append(decoder(piece, cache=cache))
+        assert (torch.cat(outputs) - decoder(ids)).abs().max() < 2e-5
+
+
+def test_a_second_turn_goes_on_from_the_cache(decoder: LanguageModel) -> None:
+    first, second = torch.randint(4, 250, (7,)), torch.randint(4, 250, (5,))
+    cache = KVCache(decoder.config, 1, 8, torch.float32, "cpu")
+    said = [t for _, t in stream(decoder, first, 4, 4, cache=cache)]
+    assert cache.lengths == [7 + 3]
+    new = torch.cat([torch.tensor(said[-1:]), second])
+    answer = [t for _, t in stream(decoder, new, 4, 4, cache=cache)]
+    everything = torch.cat([first, torch.tensor(said), second])
+    assert answer == decoder.generate(everything, max_new_tokens=4, min_new_tokens=4)[0].tolist()
+
+
+def test_a_cache_is_continued_by_one_conversation_only(model: VideoLLaMA3) -> None:
+    cache = KVCache(model.config.language, 1, 8, torch.float32, "cpu")
+    with pytest.raises(InputError, match="one conversation at a time"):
+        list(stream(model, pack([inputs_of("text_only")] * 2), cache=cache))
+
+
+# --------------------------------------------------------------------------------------------------- the wrong thing
+
+
+def test_a_decoder_takes_ids_and_a_model_takes_inputs(model: VideoLLaMA3, decoder: LanguageModel) -> None:
+    for ids in (torch.zeros(0, dtype=torch.int64), torch.tensor([256]), torch.tensor([-1])):
+        with pytest.raises(InputError):
+            generate(decoder, ids)
+    with pytest.raises(InputError, match="ModelInputs"):
+        generate(model, torch.tensor([5]))
+
+
+def test_going_past_the_trained_length_is_warned_of(decoder: LanguageModel) -> None:
+    with pytest.warns(UserWarning, match="trained on 32768"):
+        next(stream(decoder, torch.tensor([5]), max_new_tokens=32768))
