@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
-from torch import nn
 
 from vl3ref.checkpoints import save_model, write_json
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.inputs.chat import SYSTEM_PROMPT
 from vl3ref.inputs.tokenizer import byte_level_bpe
-from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model.initialise import random_model
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -44,7 +43,6 @@ VOCABULARY = 1024
 
 
 def main(folder: Path) -> None:
-    torch.manual_seed(0)
     tokenizer = make_tokenizer()
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     config = ModelConfig(
@@ -65,9 +63,8 @@ def main(folder: Path) -> None:
         video_token_id=ids["<image>"],
         dtype="bfloat16",
     )
-    model = VideoLLaMA3(config)
-    model.apply(initialise)
-    save_model(model.bfloat16(), folder)
+    model = random_model(config, dtype=torch.bfloat16)
+    save_model(model, folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "processor_config.json", {"fps": 1, "max_frames": 180, "image_merge_size": 1, "video_merge_size": 2}
@@ -87,14 +84,6 @@ def make_tokenizer() -> Tokenizer:
     backend.train_from_iterator(SENTENCES, trainer)
     backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return backend
-
-
-def initialise(module: nn.Module) -> None:
-    """Qwen2's and SigLIP's start: normal weights of deviation 0.02, biases zero."""
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
 
 
 if __name__ == "__main__":
