@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 
-from vl3ref.checkpoints import save_model, write_json
+from vl3ref.checkpoints import save_model
+from vl3ref.checkpoints.saving import write_json
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.inputs.chat import SYSTEM_PROMPT
 from vl3ref.inputs.tokenizer import byte_level_bpe

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import GOLDENS
 from vl3ref import CheckpointError
 from vl3ref.checkpoints import load_language_model, load_model, load_vision_encoder, save_model
-from vl3ref.config import language_to_json, read_config, vision_to_json
+from vl3ref.config_json import language_to_json, read_config, vision_to_json
 from vl3ref.hub import find_checkpoint
 from vl3ref.model.videollama3 import VideoLLaMA3
 
@@ -322,7 +322,7 @@ def test_a_save_that_fails_leaves_what_was_there(
     def disk_full(*args: object, **options: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("vl3ref.checkpoints.save_file", disk_full)
+    monkeypatch.setattr("vl3ref.checkpoints.saving.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         save_model(model, folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before

@@ -1,4 +1,4 @@
-"""The 2B's own geometry, with random weights: too large for every run (`make test-slow`; 12 GB of memory and of disk)."""
+"""The 2B's own geometry with random weights: too large for every run (`make test-slow`; 12 GB of memory and disk)."""
 
 import json
 import subprocess

@@ -5,7 +5,8 @@ import torch
 
 from tests.goldens_cases import CASES, NAMES, golden, inputs_of, labels_of, pack
 from tests.helpers import GOLDENS
-from vl3ref.checkpoints import FROM_OURS, _translate, load_model
+from vl3ref.checkpoints import load_model
+from vl3ref.checkpoints.names import FROM_OURS, translate
 from vl3ref.model.videollama3 import VideoLLaMA3
 
 TOLERANCE = 2e-5
@@ -56,7 +57,7 @@ def test_loss_and_every_gradient(model: VideoLLaMA3, layout: str, case: str) -> 
     assert output.loss.item() == pytest.approx(CASES[case]["loss"], rel=1e-6)
     output.loss.backward()
     norms = {
-        _translate(name, FROM_OURS["official"]): parameter.grad.norm().item()
+        translate(name, FROM_OURS["official"]): parameter.grad.norm().item()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }

@@ -12,8 +12,10 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from vl3ref.checkpoints import load_model, save_model, staged, write_json
-from vl3ref.config import Layout, ModelConfig, read_config
+from vl3ref.checkpoints import load_model, save_model
+from vl3ref.checkpoints.saving import staged, write_json
+from vl3ref.config import Layout, ModelConfig
+from vl3ref.config_json import read_config
 from vl3ref.errors import CheckpointError
 from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.chat import SYSTEM_PROMPT
@@ -69,7 +71,7 @@ def with_tokens(config: ModelConfig, backend: Backend, layout: Layout) -> ModelC
     for token in dict.fromkeys(VISUAL_TOKENS[layout]):
         if backend.token_to_id(token) is None:
             backend.add_tokens([AddedToken(token, special=True, normalized=False)])
-    image, video = (backend.token_to_id(token) for token in VISUAL_TOKENS[layout])
+    image, video = (backend.token_to_id(token) or 0 for token in VISUAL_TOKENS[layout])
     if max(image, video) >= config.language.vocab_size:
         raise CheckpointError(
             f"the embedding table has {config.language.vocab_size} rows, and the tokenizer leaves none for "

@@ -124,11 +124,13 @@ class LanguageModel(nn.Module):
             total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
         return total / targets.numel()
 
-    def generate(self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+    def generate(
+        self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, min_new_tokens: int = 0, **options: Any
+    ) -> list[Tensor]:
         """Continue a text. Options and result are those of `vl3ref.generation.generate`; ids are the new ones alone."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, ids, max_new_tokens=max_new_tokens, **options)
+        return generate(self, ids, max_new_tokens, min_new_tokens, **options)
 
 
 class DecoderLayer(nn.Module):

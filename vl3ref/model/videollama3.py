@@ -21,7 +21,7 @@ from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import IGNORED, LanguageModel
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
-from vl3ref.model.vision import VisionEncoder
+from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
 from vl3ref.model_inputs import ModelInputs
 
 
@@ -87,6 +87,7 @@ class VideoLLaMA3(nn.Module):
         self.language_model = LanguageModel(config.language)
         self.pruner: Pruner = DiffFP() if config.use_token_compression else keep_all
         self.recommended_sampling: dict[str, Any] = {}
+        self.project_before_pruning = False
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +160,11 @@ class VideoLLaMA3(nn.Module):
         embeddings = self.language_model.embed_tokens(inputs.input_ids[kept])
         if inputs.pixel_values is not None:
             features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, recording)
-            projected = self.projector(features[keep_mask]).to(embeddings.dtype)
-            embeddings = embeddings.masked_scatter(visual[kept][:, None], projected)
+            if self.project_before_pruning:
+                projected = self.projector(features)[keep_mask]
+            else:
+                projected = self.projector(features[keep_mask])
+            embeddings = embeddings.masked_scatter(visual[kept][:, None], projected.to(embeddings.dtype))
         lengths = [int(segment.sum()) for segment in kept.split(inputs.lengths.tolist())]
         return Spliced(embeddings, lengths, keep_mask, kept)
 
@@ -175,11 +179,26 @@ class VideoLLaMA3(nn.Module):
             pruner = DiffFP() if inputs.diff_fp is True else DiffFP(inputs.diff_fp)
         return pruner(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, inputs.modals)
 
-    def generate(self, inputs: ModelInputs, max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+    def exact(self, on: bool = True) -> "VideoLLaMA3":
+        """Compute in the order of transformers' implementation, or in the fast order again.
+
+        The same kernels on the same shapes give the same bits. Three things are ordered differently here for speed, and
+        this puts them back: the patch embedding is a matrix product instead of a convolution, frames are encoded in
+        chunks instead of all at once, and dropped tokens are not projected. With `exact()`, on a CPU in float32,
+        features, embeddings and logits of one conversation equal those of transformers (sdpa) bit for bit.
+        """
+        self.vision_encoder.embeddings.as_convolution = on
+        self.vision_encoder.chunk_patches = None if on else CHUNK_PATCHES
+        self.project_before_pruning = on
+        return self
+
+    def generate(
+        self, inputs: ModelInputs, max_new_tokens: int = 128, min_new_tokens: int = 0, **options: Any
+    ) -> list[Tensor]:
         """Answer. Options and result are those of `vl3ref.generation.generate`."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, inputs, max_new_tokens=max_new_tokens, **options)
+        return generate(self, inputs, max_new_tokens, min_new_tokens, **options)
 
 
 def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:

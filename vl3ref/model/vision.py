@@ -24,6 +24,9 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of patches of one video (or picture: one frame)."""
 
 
+CHUNK_PATCHES = 2048
+
+
 class VisionEncoder(nn.Module):
     """Patches of any number of pictures and videos -> one feature per visual token.
 
@@ -36,7 +39,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.chunk_patches: int | None = 2048
+        self.chunk_patches: int | None = CHUNK_PATCHES
         self.embeddings = PatchEmbeddings(config)
         self.encoder = Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -127,14 +130,26 @@ def merge_tokens(
 
 
 class PatchEmbeddings(nn.Module):
+    """Flattened patches -> the residual stream.
+
+    The checkpoint stores a convolution. Over one patch that is a matrix product, which is several times faster.
+
+    Attributes:
+        as_convolution: compute it as one all the same, for the reference's bits (see `VideoLLaMA3.exact`).
+    """
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         size = config.patch_size
+        self.as_convolution = False
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
 
     def forward(self, patches: Float[Tensor, "patches values"]) -> Float[Tensor, "patches dim"]:
-        # The checkpoint stores a convolution. Over one patch that is a matrix product, which is several times faster.
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
+        if self.as_convolution:
+            _, c, h, w = weight.shape
+            return self.patch_embedding(rearrange(patches, "n (c h w) -> n c h w", c=c, h=h, w=w)).flatten(1)
+        return F.linear(patches, weight.flatten(1), bias)
 
 
 class Encoder(nn.Module):

@@ -1,47 +1,22 @@
-"""Checkpoints: safetensors files <-> modules, both layouts, wholes and parts.
+"""safetensors files -> modules.
 
-Loading looks at the headers first: every missing, unexpected and mis-shaped tensor is known, and listed, before a
-single number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped
-file to its place once, in its final device and dtype.
-
-Names below four prefixes are the same everywhere, so one table translates all layouts:
-
-    ours               official                      hf
-    vision_encoder.    model.vision_encoder.         model.vision_model.
-    projector.         model.mm_projector.           model.projector.
-    language_model.    model.                        model.language_model.
-    language_model.lm_head.   lm_head.               lm_head.
+The headers are looked at first: every missing, unexpected and mis-shaped tensor is known, and listed, before a single
+number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped file to
+its place once, in its final device and dtype.
 """
 
-import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vl3ref.config import (
-    LanguageConfig,
-    Layout,
-    ModelConfig,
-    language_to_json,
-    read_config,
-    read_json,
-    read_language_config,
-    read_vision_config,
-    to_json,
-    token_ids,
-    vision_to_json,
-)
+from vl3ref.checkpoints.names import LANGUAGE, PROJECTOR, TO_OURS, VISION, translate
+from vl3ref.config_json import read_config, read_json, read_language_config, read_vision_config, token_ids
 from vl3ref.errors import CheckpointError
 from vl3ref.hub import find_checkpoint
 from vl3ref.model.language_model import LanguageModel
@@ -50,48 +25,10 @@ from vl3ref.model.vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
-Module = TypeVar("Module", bound=nn.Module)
-
-VISION, PROJECTOR, LANGUAGE = "vision_encoder.", "projector.", "language_model."
-
-TO_OURS = (
-    ("model.vision_encoder.vision_encoder.", VISION),  # as the official trainer saves it
-    ("model.vision_encoder.", VISION),
-    ("model.vision_model.", VISION),
-    ("vision_model.", VISION),  # google's SigLIP
-    ("model.mm_projector.", PROJECTOR),
-    ("model.projector.", PROJECTOR),
-    ("model.language_model.", LANGUAGE),
-    ("lm_head.", LANGUAGE + "lm_head."),
-    ("model.", LANGUAGE),  # official, and plain Qwen2
-)
-"""Prefix in a file -> ours; the first that matches counts."""
-
-FROM_OURS: dict[Layout, tuple[tuple[str, str], ...]] = {
-    "official": (
-        (VISION, "model.vision_encoder."),
-        (PROJECTOR, "model.mm_projector."),
-        (LANGUAGE + "lm_head.", "lm_head."),
-        (LANGUAGE, "model."),
-    ),
-    "hf": (
-        (VISION, "model.vision_model."),
-        (PROJECTOR, "model.projector."),
-        (LANGUAGE + "lm_head.", "lm_head."),
-        (LANGUAGE, "model.language_model."),
-    ),
-}
-
 SIGLIP_DROPPED = ("embeddings.position_embedding.", "embeddings.position_ids", "head.")
 """Below the vision prefix: what google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
 
 SIGLIP_TEXT = ("text_model.", "logit_scale", "logit_bias")
-
-PUBLISHED_HF_IDS = (151655, 151656)
-"""<|image_pad|> and <|video_pad|>: what the published hf folders use for the released vocabulary."""
-
-
-# ---------------------------------------------------------------------------------------------------------- loading
 
 
 def load_model(
@@ -229,7 +166,7 @@ def _our_names(shapes: Mapping[str, Any], part: str) -> dict[str, str]:
     bare = part == VISION and not any(name.startswith(("model.", "vision_model.")) for name in shapes)
     names, dropped = {}, []
     for theirs in shapes:
-        ours = VISION + theirs if bare else _translate(theirs, TO_OURS)
+        ours = VISION + theirs if bare else translate(theirs, TO_OURS)
         below = ours.removeprefix(VISION)
         if theirs.startswith(SIGLIP_TEXT) or (ours != below and below.startswith(SIGLIP_DROPPED)):
             dropped.append(theirs)
@@ -242,13 +179,6 @@ def _our_names(shapes: Mapping[str, Any], part: str) -> dict[str, str]:
 
 def _in_other_part(ours: str) -> bool:
     return ours.startswith((VISION, PROJECTOR, LANGUAGE))
-
-
-def _translate(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    for prefix, replacement in table:
-        if name.startswith(prefix):
-            return replacement + name[len(prefix) :]
-    return name
 
 
 def _check_fit(
@@ -300,139 +230,3 @@ def _generation_settings(folder: Path) -> dict[str, Any]:
     raw = read_json(folder / "generation_config.json")
     keys = ("eos_token_id", *(SAMPLING_KEYS if raw.get("do_sample") else ()))
     return {key: raw[key] for key in keys if raw.get(key) is not None}
-
-
-# ----------------------------------------------------------------------------------------------------------- saving
-
-
-def save_model(
-    model: VideoLLaMA3 | VisionEncoder | LanguageModel,
-    folder: str | Path,
-    layout: Layout = "official",
-    max_shard_bytes: int = 5_000_000_000,
-) -> Path:
-    """Write weights, config.json and generation_config.json. What is written, transformers loads.
-
-    Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was
-    there before. A new folder appears all at once; in one that exists, files are exchanged one by one.
-
-    Args:
-        model: a whole model; or a part, which is written as a vision-only or a plain Qwen2 checkpoint.
-        layout: of a whole model.
-        max_shard_bytes: weights beyond this are split over several files with an index.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: the layout cannot express the model.
-    """
-    folder = Path(folder).absolute()
-    described = _describe(model, layout)
-    tensors = dict(_named_for_file(model, layout))
-    with staged(folder) as staging:
-        write_json(staging / "config.json", described)
-        if not isinstance(model, VisionEncoder):
-            decoder = model.language_model if isinstance(model, VideoLLaMA3) else model
-            sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
-            write_json(staging / "generation_config.json", _generation_json(decoder.config, sampling))
-        _write_shards(tensors, staging, max_shard_bytes)
-    return folder
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, whose files take their places there once all of them are written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp's are private
-        yield staging
-        _exchange(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _describe(model: nn.Module, layout: Layout) -> dict[str, Any]:
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    if isinstance(model, VisionEncoder):
-        return vision_to_json(model.config, dtype)
-    if isinstance(model, LanguageModel):
-        return language_to_json(model.config, dtype)
-    assert isinstance(model, VideoLLaMA3)
-    return to_json(with_layout_ids(model.config, layout), layout, dtype)
-
-
-def with_layout_ids(config: ModelConfig, layout: Layout) -> ModelConfig:
-    """transformers tells pictures from videos by their token ids, so one id for both cannot stay one in the hf layout.
-
-    Which ids stand for visual tokens does not change the numbers (their embeddings are replaced), only which prompts
-    fit. With the released vocabulary, the published hf ids are taken; `convert` asks the tokenizer instead.
-    """
-    released = config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665
-    if layout == "hf" and released:
-        return replace(config, image_token_id=PUBLISHED_HF_IDS[0], video_token_id=PUBLISHED_HF_IDS[1])
-    return config
-
-
-def _named_for_file(model: nn.Module, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in model.state_dict().items():
-        if isinstance(model, VisionEncoder):
-            yield name, tensor
-        elif isinstance(model, LanguageModel):
-            yield _translate(LANGUAGE + name, FROM_OURS["official"]), tensor
-        else:
-            yield _translate(name, FROM_OURS[layout]), tensor
-
-
-def _generation_json(config: LanguageConfig, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    ends = config.eos_token_ids
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": ends[0] if len(ends) == 1 else (list(ends) or None),
-        "do_sample": bool(sampling),
-        **sampling,
-    }
-
-
-def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """One file, or several with an index; one shard at a time is held on the CPU."""
-    shards: list[list[str]] = [[]]
-    room = max_shard_bytes
-    for name, tensor in tensors.items():
-        if shards[-1] and tensor.nbytes > room:
-            shards.append([])
-            room = max_shard_bytes
-        shards[-1].append(name)
-        room -= tensor.nbytes
-    files = ["model.safetensors"]
-    if len(shards) > 1:
-        files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
-        write_json(
-            folder / "model.safetensors.index.json",
-            {
-                "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-                "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
-            },
-        )
-    for names, file in zip(shards, files, strict=True):
-        save_file({name: tensors[name].cpu().contiguous() for name in names}, folder / file, metadata={"format": "pt"})
-        shutil.copymode(folder / "config.json", folder / file)  # safetensors writes files only their owner can read
-
-
-def _exchange(staging: Path, folder: Path) -> None:
-    """Put what was written in place of what was there."""
-    if not folder.exists():
-        os.rename(staging, folder)
-        return
-    new = sorted(staging.iterdir())
-    for file in new:
-        os.replace(file, folder / file.name)
-    fresh = {file.name for file in new}
-    for old in [*folder.glob("model*.safetensors"), folder / "model.safetensors.index.json"]:
-        if old.name not in fresh:
-            old.unlink(missing_ok=True)

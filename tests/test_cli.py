@@ -1,0 +1,412 @@
+"""The command line: answers alone on stdout, one line for what is wrong, the options reaching where they should."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+
+import vl3ref
+from tests.helpers import ROOT
+from vl3ref.cli import main
+from vl3ref.conversation import Chat
+from vl3ref.errors import CheckpointError
+from vl3ref.generation import Sampling
+
+TINY = ROOT / "weights" / "vl3-tiny"
+CAT = str(ROOT / "docs" / "media" / "cat.jpg")
+BUNNY = str(ROOT / "docs" / "media" / "bunny.mp4")
+CLIP = str(ROOT / "tests" / "goldens" / "frames" / "v10_3s.mp4")
+FEW = ("--visual-tokens", "64", "--max-tokens", "6")
+PENALTY = ("--repetition-penalty", "1.5")
+COMMAND = [sys.executable, "-c", "from vl3ref.cli import main; main()"]
+
+
+@pytest.fixture
+def vl3ref_main(capfd):
+    def run(*arguments, rc=0):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (stop.value.code or 0) == rc, err
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return vl3ref.load(TINY, device="cpu")
+
+
+def expected(loaded, question, files=(), max_new_tokens=6, penalty=1.0, **overrides):
+    chat = Chat(*loaded, None, max_new_tokens, 0, Sampling(repetition_penalty=penalty), max_tokens=64, **overrides)
+    return "".join(chat.ask(question, files)), chat
+
+
+# ---------------------------------------------------------------------------------------------------------------- ask
+
+
+@pytest.mark.parametrize("files", [[], [CAT], [CLIP], [CAT, CLIP]], ids=["text", "image", "video", "both"])
+def test_ask_prints_the_answer_alone(vl3ref_main, loaded, files):
+    out, err = vl3ref_main("ask", *files, "What is it?", *FEW, *PENALTY)
+    answer, _ = expected(loaded, "What is it?", files, penalty=1.5)
+    assert out == answer + "\n"
+    assert err.count("\n") == 2
+    assert "untrained" in err and "cut after 6 tokens" in err
+
+
+def test_a_named_folder_is_not_said_to_be_untrained(vl3ref_main):
+    _, err = vl3ref_main("ask", "Hello", "--model", TINY, *FEW)
+    assert "untrained" not in err
+
+
+def test_ask_json(vl3ref_main, loaded):
+    out, _ = vl3ref_main("ask", CAT, CLIP, "What is it?", *FEW, *PENALTY, "--merge", "1", "--json")
+    assert out.count("\n") == 1
+    report = json.loads(out)
+    merge = {"image_merge_size": 1, "video_merge_size": 1}
+    answer, chat = expected(loaded, "What is it?", [CAT, CLIP], penalty=1.5, **merge)
+    inputs = chat.prepare("What is it?", [CAT, CLIP])
+    assert report["answer"] == answer and report["ids"] == chat.answer_ids
+    assert report["finish_reason"] == "length" and report["model"] == "vl3-tiny"
+    picture, video = report["sources"]
+    assert (picture["name"], picture["modal"], picture["frames"][0]["time"]) == (CAT, "image", None)
+    assert [frame["time"] for frame in video["frames"]] == [0.0, 1.0, 2.0]
+    before, after = report["visual_tokens"]["before_diff_fp"], report["visual_tokens"]["after_diff_fp"]
+    assert before == sum(inputs.tokens_per_visual()) and after == int(chat.model.keep_mask(inputs).sum()) < before
+    assert video["tokens_after_diff_fp"] == sum(frame["tokens_after_diff_fp"] for frame in video["frames"])
+    assert report["prompt_tokens"] == chat._held - (len(chat.answer_ids) - 1)
+    assert set(report["seconds"]) == {"load", "prepare", "first_text", "rest"}
+
+
+def ask_json(vl3ref_main, *arguments):
+    return json.loads(vl3ref_main("ask", *arguments, "--max-tokens", "2", "--json")[0])
+
+
+def test_ask_sees_what_it_is_told_to(vl3ref_main):
+    def source(*options):
+        return ask_json(vl3ref_main, CLIP, "What?", *options)["sources"][0]
+
+    times = {
+        ("--fps", "2"): [0.0, 0.5, 1.0, 1.5, 2.0, 2.5],
+        ("--max-frames", "2"): [0.0, 2.0],
+        ("--start", "1"): [1.0, 2.0],
+        ("--end", "2"): [0.0, 1.0],
+    }
+    for options, wanted in times.items():
+        assert [frame["time"] for frame in source(*options)["frames"]] == pytest.approx(wanted)
+    assert source("--merge", "1")["merge_size"] == 1 and source()["merge_size"] == 2
+    whole = source("--no-prune")
+    assert whole["tokens_after_diff_fp"] == whole["tokens_before_diff_fp"] == 48 > source()["tokens_after_diff_fp"]
+    [large] = ask_json(vl3ref_main, CAT, "What?", "--merge", "2", "--visual-tokens", "40")["sources"]
+    assert large["merge_size"] == 2 and large["tokens_before_diff_fp"] <= 40
+
+
+def test_ask_answers_as_it_is_told_to(vl3ref_main):
+    def ids(*options):
+        out, _ = vl3ref_main("ask", "Hello", "--json", "--max-tokens", "8", *options)
+        return json.loads(out)["ids"]
+
+    greedy = ids()
+    assert len(greedy) == 8
+    drawn = ids("--temperature", "3", "--seed", "1")
+    assert drawn == ids("--temperature", "3", "--seed", "1") != greedy
+    assert drawn != ids("--temperature", "3", "--seed", "2")
+    assert ids("--temperature", "3", "--top-k", "1") == greedy == ids("--temperature", "3", "--top-p", "1e-6")
+    assert ids("--repetition-penalty", "2") != greedy
+
+
+def test_system_prompt_reaches_the_prompt(vl3ref_main, loaded):
+    with_it = ask_json(vl3ref_main, "Hello", "--system", "Be brief.")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert with_it["prompt_tokens"] == len(loaded[1](messages).input_ids)
+
+
+def test_end_of_text(vl3ref_main, loaded, monkeypatch):
+    model, _ = loaded
+    end = model.config.language.eos_token_ids[0]
+
+    def favour_the_end(self, logits):
+        logits = logits.clone()
+        logits[end] = 1e9
+        return original(self, logits)
+
+    from vl3ref.generation import Chooser
+
+    original = Chooser.adjust
+    monkeypatch.setattr(Chooser, "adjust", favour_the_end)
+    out, _ = vl3ref_main("ask", "Hello", "--json", *FEW)
+    assert json.loads(out)["finish_reason"] == "end" and json.loads(out)["ids"] == [end]
+    out, _ = vl3ref_main("ask", "Hello", "--json", *FEW, "--min-tokens", "3")
+    assert len(json.loads(out)["ids"]) == 4
+    out, err = vl3ref_main("ask", "Hello", *FEW)
+    assert out == "\n" and "cut" not in err
+
+
+@pytest.fixture
+def recommending(tmp_path):
+    """The tiny checkpoint, recommending a way to sample."""
+    for file in TINY.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").unlink()
+    settings = {"do_sample": True, "temperature": 5.0, "top_k": 50, "eos_token_id": [524, 522]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def test_recommended_sampling(vl3ref_main, recommending):
+    def ids(*options):
+        out, err = vl3ref_main("ask", "Hello", "--json", "--max-tokens", "8", "--model", recommending, *options)
+        assert err == ""
+        return json.loads(out)["ids"]
+
+    greedy = ids()
+    sampled = ids("--sample", "--seed", "1")
+    assert sampled == ids("--temperature", "5", "--top-k", "50", "--seed", "1") != greedy
+    assert ids("--sample", "--top-k", "1") == greedy  # what is given goes before what is recommended
+
+
+def test_sampling_that_does_nothing(vl3ref_main):
+    _, err = vl3ref_main("ask", "Hello", "--sample", rc=2)
+    assert "recommends no sampling" in err
+    _, err = vl3ref_main("ask", "Hello", "--top-p", "0.9", "--seed", "1", *FEW)
+    assert "greedy decoding does not use --top-p, --seed" in err
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.mp4", "What?"], "missing.mp4 does not exist"),
+        ([CAT], "there is no question"),
+        ([CAT, CLIP], "there is no question"),
+        ([str(ROOT / "pyproject.toml"), "What?"], "neither a picture"),
+        (["x" * 5000, "What?"], "does not exist"),
+        (["Hello", "--start", "1"], "--start and --end are for videos"),
+        ([CAT, "Hello", "--end", "1"], "--start and --end are for videos"),
+        ([CLIP, "What?", "--start", "2", "--end", "1"], "end_time should be after the start"),
+        ([CLIP, "What?", "--fps", "0"], "fps should be"),
+        ([CLIP, "What?", "--max-frames", "0"], "max_frames should be"),
+        ([CLIP, "What?", "--merge", "0"], "merge_size should be"),
+        (["Hello", "--max-tokens", "0"], "max_new_tokens should be at least 1"),
+        (["Hello", "--temperature", "-1"], "temperature should be"),
+        (["Hello", "--top-k", "0"], "top_k should be"),
+        (["Hello", "--device", "abacus"], "device abacus cannot be used"),
+        (["Hello", "--dtype", "int8"], "no floating-point dtype named 'int8'"),
+        (["Hello", "--model", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_wrong_input_is_one_line(vl3ref_main, arguments, said):
+    out, err = vl3ref_main("ask", *arguments, rc=2)
+    assert out == ""
+    lines = [line for line in err.splitlines() if "untrained" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+
+
+def test_damaged_video(vl3ref_main, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    _, err = vl3ref_main("ask", tmp_path / "broken.mp4", "What?", rc=2)
+    assert "cannot be read as a video" in err
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (torch.OutOfMemoryError("many numbers"), "error: out of memory"),
+        (PermissionError(13, "Permission denied", "a.bin"), "error: [Errno 13] Permission denied: 'a.bin'"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(vl3ref_main, monkeypatch, raised, said):
+    def refuse(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(vl3ref, "load", refuse)
+    _, err = vl3ref_main("ask", "Hello", rc=2)
+    assert err.splitlines()[-1].startswith(said)
+
+
+def test_defects_are_not_hidden(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(vl3ref, "load", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["ask", "Hello"])
+
+
+def test_warnings_are_one_line(vl3ref_main):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, err = vl3ref_main("ask", CLIP, "What?", "--start", "50", *FEW)
+    [line] = [line for line in err.splitlines() if "nothing is shown" in line]
+    assert line.startswith("warning: ") and ".py" not in line
+
+
+def test_usage_errors(vl3ref_main):
+    assert "Missing argument" in vl3ref_main("ask", rc=2)[1]
+    assert "No such option" in vl3ref_main("ask", "Hello", "--nope", rc=2)[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- chat
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    return lambda *lines: monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_chat_keeps_the_conversation(vl3ref_main, loaded, typed):
+    typed("What is it?", "", "And why?")
+    out, err = vl3ref_main("chat", CAT, *FEW, *PENALTY)
+    chat = Chat(*loaded, None, 6, 0, Sampling(repetition_penalty=1.5), max_tokens=64)
+    answers = ["".join(chat.ask("What is it?", [CAT])), "".join(chat.ask("And why?"))]
+    assert out == "".join(f"{answer}\n" for answer in answers)
+    assert err.count("> ") == 4 and "error" not in err
+
+
+def test_chat_commands(vl3ref_main, loaded, typed):
+    typed("Hello", "/reset", f"/add {CLIP}", "What is it?", "/exit", "Never asked")
+    out, _ = vl3ref_main("chat", CAT, *FEW, *PENALTY)
+    answers = [
+        expected(loaded, "Hello", [CAT], penalty=1.5)[0],
+        expected(loaded, "What is it?", [CLIP], penalty=1.5)[0],
+    ]
+    assert out == "".join(f"{answer}\n" for answer in answers)
+
+
+def test_chat_goes_on_after_an_error(vl3ref_main, loaded, typed, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    typed("/add missing.png", "/what", f"/add {tmp_path / 'broken.png'}", "Hello", "Hello")
+    out, err = vl3ref_main("chat", *FEW, *PENALTY)
+    assert out == expected(loaded, "Hello", penalty=1.5)[0] + "\n"  # the second: the first had the broken picture
+    assert err.count("error: ") == 2 and "commands: " in err
+
+
+def run(arguments, **options):
+    def take_interrupts():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=take_interrupts,
+        **options,
+    )
+
+
+LONG = ["--max-tokens", "30000", "--min-tokens", "30000"]
+
+
+def test_interrupt():
+    process = run(["ask", "Hello", *LONG])
+    assert process.stdout.read(1)  # streamed long before the end
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in err
+
+
+def test_interrupt_in_a_chat_stops_the_answer_alone():
+    process = run(["chat", *LONG])
+    process.stdin.write(b"Hello\n")
+    process.stdin.flush()
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(b"/exit\n", timeout=60)
+    assert process.returncode == 0 and b"the conversation goes on" in err
+
+
+def test_broken_pipe_is_quiet():
+    process = run(["ask", "Hello", *LONG])
+    assert process.stdout.read(1)
+    process.stdout.close()
+    process.stdin.close()
+    err = process.stderr.read()
+    process.wait(60)
+    assert b"Traceback" not in err and b"Broken" not in err and b"Exception" not in err
+
+
+def test_terminal_without_unicode():
+    process = run(
+        ["ask", "Hello", "--temperature", "9", "--seed", "0", "--max-tokens", "40"],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.count(b"?") > 2  # what the model says holds broken characters, shown as U+FFFD where there is Unicode
+
+
+# -------------------------------------------------------------------------------------- inspect, download and convert
+
+
+def test_inspect(vl3ref_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, err = vl3ref_main("inspect", CLIP)
+    assert "64 x 64 pixels" in out and "after DiffFP" in out and "2.00s" in out
+    assert err == "wrote v10_3s.inspect.png\n"
+    assert Image.open("v10_3s.inspect.png").format == "PNG"
+    _, err = vl3ref_main("inspect", CAT, "--out", "sheet", "--visual-tokens", "64")
+    assert err == "wrote sheet\n" and Image.open("sheet").format == "PNG"
+    assert "error: " in vl3ref_main("inspect", CAT, "--start", "1", rc=2)[1]
+    assert "cannot be written" in vl3ref_main("inspect", CAT, "--out", "missing/sheet.png", rc=2)[1]
+
+
+def test_inspect_takes_no_weights(vl3ref_main, tmp_path):
+    for file in TINY.glob("*.json"):
+        (tmp_path / file.name).symlink_to(file)
+    out, _ = vl3ref_main("inspect", CLIP, "--model", tmp_path, "--fps", "2", "--no-prune", "--out", tmp_path / "a.png")
+    assert out.count("100%") == 7  # six frames and the sum
+
+
+def test_download(vl3ref_main, tmp_path, monkeypatch):
+    cached = tmp_path / "snapshots" / "abc123"
+    wanted = []
+
+    def fetch(name, revision=None, folder=None):
+        wanted.append((name, revision, folder))
+        if folder is None:
+            return cached
+        record = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+        record.parent.mkdir(parents=True)
+        record.write_text("def456\netag\n1.0\n")
+        return folder
+
+    monkeypatch.setattr("vl3ref.hub.download", fetch)
+    assert vl3ref_main("download", "2b") == (f"{cached}\n", "commit abc123\n")
+    real = tmp_path / "real"
+    assert vl3ref_main("download", "a/b", "--revision", "v1", "--to", real) == (f"{real}\n", "commit def456\n")
+    assert wanted == [("2b", None, None), ("a/b", "v1", real)]
+
+
+def test_convert(vl3ref_main, tmp_path, monkeypatch):
+    from vl3ref import convert as conversion
+
+    called = []
+    monkeypatch.setattr(conversion, "convert", lambda *arguments: called.append(arguments))
+    target = tmp_path / "new"
+    assert vl3ref_main("convert", TINY, target, "--to", "hf") == ("", f"wrote {target}\n")
+    assert called == [(str(TINY), target, "hf")]
+    assert "--to" in vl3ref_main("convert", TINY, target, "--to", "gguf", rc=2)[1]
+
+    def refuse(*_):
+        raise CheckpointError("the target holds files")
+
+    monkeypatch.setattr(conversion, "convert", refuse)
+    assert vl3ref_main("convert", TINY, target, "--to", "official", rc=2)[1] == "error: the target holds files\n"
+
+
+def test_version_and_help(vl3ref_main):
+    assert vl3ref_main("--version")[0] == f"vl3ref {vl3ref.__version__}\n"
+    out, _ = vl3ref_main("--help")
+    assert all(command in out for command in ("ask", "chat", "inspect", "download", "convert"))

@@ -1,0 +1,367 @@
+"""config.json <-> the dataclasses of `config.py`, for every file of the family.
+
+Four kinds of file describe a VideoLLaMA 3 or a part of it, told apart by `model_type`:
+
+    videollama3_qwen2                          the official release: decoder keys on top, vision_encoder_config inside
+    video_llama_3                              Hugging Face's port: text_config and vision_config inside
+    videollama3_vision_encoder, siglip, ...    a vision encoder alone
+    qwen2                                      a plain Qwen2.5 decoder
+
+Real files carry dozens of keys about training, remote code and caching. Those that cannot change what the model
+computes are let through; a key that can, with a value this package does not compute, is refused by name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vl3ref.config import LanguageConfig, Layout, ModelConfig, VisionConfig
+from vl3ref.errors import ConfigError
+
+OFFICIAL_MODEL_TYPES = ("videollama3_qwen2",)
+HF_MODEL_TYPES = ("video_llama_3",)
+QWEN2_MODEL_TYPES = ("qwen2",)
+VISION_MODEL_TYPES = ("videollama3_vision_encoder", "video_llama_3_vision")
+SIGLIP_MODEL_TYPES = ("siglip", "siglip_vision_model")
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or holds something other than an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; a checkpoint folder needs its {path.name}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} should hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def read_config(source: Mapping[str, Any] | str | Path) -> ModelConfig:
+    """A whole model's config from either layout's config.json (a dict, the file, or the folder that holds it).
+
+    Raises:
+        ConfigError: a key is missing, or has a value that changes the computation in a way not implemented here.
+    """
+    raw, where = _open(source)
+    match raw.get("model_type"):
+        case kind if kind in OFFICIAL_MODEL_TYPES:
+            return _official(raw, where)
+        case kind if kind in HF_MODEL_TYPES:
+            return _hf(raw, where)
+        case kind:
+            raise ConfigError(
+                f"{where}: model_type {kind!r} is not a VideoLLaMA 3 "
+                f"(known: {', '.join(OFFICIAL_MODEL_TYPES + HF_MODEL_TYPES)})"
+            )
+
+
+def read_vision_config(source: Mapping[str, Any] | str | Path) -> VisionConfig:
+    """The vision encoder's config from a vision-only checkpoint, google's SigLIP, or either layout of a whole model."""
+    raw, where = _open(source)
+    kind = raw.get("model_type")
+    if kind in OFFICIAL_MODEL_TYPES + HF_MODEL_TYPES:
+        return read_config(raw).vision
+    if kind in SIGLIP_MODEL_TYPES:
+        section = _section(raw, "vision_config", where) if kind == "siglip" else raw
+        return _vision({**_SIGLIP_DEFAULTS, **section}, where)
+    if kind in VISION_MODEL_TYPES:
+        return _vision(raw, where)
+    raise ConfigError(
+        f"{where}: model_type {kind!r} is not a vision encoder "
+        f"(known: {', '.join(VISION_MODEL_TYPES + SIGLIP_MODEL_TYPES)})"
+    )
+
+
+def read_language_config(source: Mapping[str, Any] | str | Path) -> LanguageConfig:
+    """The decoder's config from a plain Qwen2.5 checkpoint or from either layout of a whole model."""
+    raw, where = _open(source)
+    kind = raw.get("model_type")
+    if kind in OFFICIAL_MODEL_TYPES + HF_MODEL_TYPES:
+        return read_config(raw).language
+    if kind in QWEN2_MODEL_TYPES:
+        return _language(raw, where)
+    raise ConfigError(f"{where}: model_type {kind!r} is not a Qwen2 decoder (known: {', '.join(QWEN2_MODEL_TYPES)})")
+
+
+def _open(source: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
+    if isinstance(source, Mapping):
+        return dict(source), "config"
+    path = Path(source)
+    path = path / "config.json" if path.is_dir() else path
+    return read_json(path), str(path)
+
+
+def _official(raw: dict[str, Any], where: str) -> ModelConfig:
+    image_token_id = _need(raw, "image_token_index", where)
+    return ModelConfig(
+        vision=_vision(_section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
+        language=_language(raw, where),
+        image_token_id=image_token_id,
+        video_token_id=image_token_id,
+        projector_depth=_projector_depth(raw.get("mm_projector_type", "mlp2x_gelu"), where),
+        use_token_compression=bool(raw.get("use_token_compression") or False),
+        dtype=_dtype(raw, where),
+        layout="official",
+    )
+
+
+def _hf(raw: dict[str, Any], where: str) -> ModelConfig:
+    text = _section(raw, "text_config", where)
+    # transformers 5 writes `tie_word_embeddings` beside the text_config as well as in it, and ties if either says so.
+    text = {**text, "tie_word_embeddings": bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings"))}
+    for key in ("bos_token_id", "eos_token_id"):
+        if text.get(key) is None:
+            text[key] = raw.get(key)
+    return ModelConfig(
+        vision=_vision(_section(raw, "vision_config", where), f"{where}, vision_config"),
+        language=_language(text, f"{where}, text_config"),
+        image_token_id=_need(raw, "image_token_id", where),
+        video_token_id=_need(raw, "video_token_id", where),
+        dtype=_dtype(raw, where, text),
+        layout="hf",
+    )
+
+
+def _vision(raw: dict[str, Any], where: str) -> VisionConfig:
+    _only(raw, "hidden_act", ("gelu_pytorch_tanh",), where)
+    _only(raw, "attention_dropout", (0, 0.0), where)
+    return VisionConfig(
+        **{key: _whole(raw, key, where) for key in _VISION_SIZES},
+        patch_size=_whole(raw, "patch_size", where, 14),
+        num_channels=_whole(raw, "num_channels", where, 3),
+        layer_norm_eps=raw.get("layer_norm_eps", 1e-6),
+        rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("axial", "default")),
+    )
+
+
+def _language(raw: dict[str, Any], where: str) -> LanguageConfig:
+    _only(raw, "hidden_act", ("silu",), where)
+    _only(raw, "attention_dropout", (0, 0.0), where)
+    _only(raw, "use_sliding_window", (False, None), where)
+    for layer_type in raw.get("layer_types") or ():
+        _only({"layer_types": layer_type}, "layer_types", ("full_attention",), where)
+    sizes = {key: _whole(raw, key, where) for key in _LANGUAGE_SIZES}
+    _only(raw, "head_dim", (None, sizes["hidden_size"] // sizes["num_attention_heads"]), where)
+    end = raw.get("eos_token_id")
+    return LanguageConfig(
+        **sizes,
+        num_key_value_heads=_whole(raw, "num_key_value_heads", where, sizes["num_attention_heads"]),
+        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("default",)),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        max_position_embeddings=_whole(raw, "max_position_embeddings", where, 32768),
+        bos_token_id=raw.get("bos_token_id"),
+        eos_token_ids=token_ids(end),
+    )
+
+
+_VISION_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_LANGUAGE_SIZES = ("vocab_size", *_VISION_SIZES)
+
+# google's files give only what differs from transformers' SiglipVisionConfig, whose defaults these are.
+_SIGLIP_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "patch_size": 16,
+}
+
+
+def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
+    """End-of-text ids as files write them (one id, a list, or nothing) -> a tuple."""
+    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _rope_theta(raw: dict[str, Any], where: str, default: float, kinds: tuple[str, ...]) -> float:
+    """`rope_theta` (transformers 4) or `rope_parameters.rope_theta` (transformers 5); any scaling is refused."""
+    for key in ("rope_scaling", "rope_parameters"):
+        section = raw.get(key) or {}
+        kind = section.get("rope_type", section.get("type", kinds[0]))
+        if kind not in kinds:
+            raise ConfigError(f"{where}: {key} of type {kind!r} is not implemented (only {' or '.join(kinds)})")
+        extra = set(section) - {"rope_type", "type", "rope_theta"}
+        if extra:
+            raise ConfigError(f"{where}: {key} has {', '.join(sorted(extra))}, which is not implemented")
+    return float((raw.get("rope_parameters") or {}).get("rope_theta") or raw.get("rope_theta") or default)
+
+
+def _projector_depth(kind: Any, where: str) -> int:
+    """`mlpNx_gelu` -> N linear layers with exact GELU between them; `linear` is N = 1."""
+    if kind == "linear":
+        return 1
+    match = re.fullmatch(r"mlp(\d+)x_gelu", str(kind))
+    if not match or int(match[1]) < 1:
+        raise ConfigError(f"{where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
+    return int(match[1])
+
+
+def _dtype(raw: dict[str, Any], where: str, text: Mapping[str, Any] | None = None) -> str:
+    written = [section.get(key) for section in (raw, text or {}) for key in ("dtype", "torch_dtype")]
+    name = next(filter(None, written), "float32")
+    if name not in DTYPES:
+        raise ConfigError(f"{where}: dtype {name!r} is not implemented (only {', '.join(DTYPES)})")
+    return name
+
+
+def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
+    if raw.get(key) is None:
+        raise ConfigError(f"{where} has no {key}")
+    return raw[key]
+
+
+def _whole(raw: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    """A size: a whole number above 0."""
+    value = default if raw.get(key) is None else raw[key]
+    if value is None:
+        raise ConfigError(f"{where} has no {key}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{where}: {key} should be a whole number above 0, not {value!r}")
+    return value
+
+
+def _section(raw: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    section = _need(raw, key, where)
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{where}: {key} should be an object, not {section!r}")
+    return dict(section)
+
+
+def _only(raw: Mapping[str, Any], key: str, allowed: tuple[Any, ...], where: str) -> None:
+    if key in raw and raw[key] not in allowed:
+        choices = " or ".join(repr(value) for value in allowed if value is not None)
+        raise ConfigError(f"{where}: {key} {raw[key]!r} is not implemented (only {choices})")
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def to_json(config: ModelConfig, layout: Layout, dtype: str) -> dict[str, Any]:
+    """The config.json that the official code or transformers reads back as `config`.
+
+    Args:
+        layout: whose keys to write.
+        dtype: of the weights that lie beside it ("float32", "bfloat16", ...).
+
+    Raises:
+        ConfigError: the layout cannot say what the config says (a projector of other depth than 2 in hf; two visual
+            token ids in the official one).
+    """
+    if layout == "official":
+        return _to_official(config, dtype)
+    if layout == "hf":
+        return _to_hf(config, dtype)
+    raise ConfigError(f"no layout named {layout!r}; there are official and hf")
+
+
+def vision_to_json(config: VisionConfig, dtype: str) -> dict[str, Any]:
+    """The config.json of a vision-only checkpoint (as DAMO-NLP-SG/VL3-SigLIP-NaViT has it)."""
+    return {
+        "architectures": ["Videollama3VisionEncoderModel"],
+        "model_type": "videollama3_vision_encoder",
+        **_vision_keys(config),
+        "torch_dtype": dtype,
+    }
+
+
+def language_to_json(config: LanguageConfig, dtype: str) -> dict[str, Any]:
+    """The config.json of a plain Qwen2 checkpoint."""
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        **_language_keys(config),
+        "rope_theta": config.rope_theta,
+        "torch_dtype": dtype,
+    }
+
+
+def _to_official(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    if config.image_token_id != config.video_token_id:
+        raise ConfigError(
+            "the official layout has one visual token id, this model has two "
+            f"({config.image_token_id} for images, {config.video_token_id} for videos); "
+            "replace both by one id that its tokenizer holds"
+        )
+    return {
+        "architectures": ["Videollama3Qwen2ForCausalLM"],
+        "model_type": "videollama3_qwen2",
+        **_language_keys(config.language),
+        "rope_scaling": None,
+        "rope_theta": config.language.rope_theta,
+        "image_token_index": config.image_token_id,
+        "mm_projector_type": f"mlp{config.projector_depth}x_gelu",
+        "use_token_compression": config.use_token_compression,
+        "vision_encoder": None,
+        "vision_encoder_config": {"model_type": "videollama3_vision_encoder", **_vision_keys(config.vision)},
+        "torch_dtype": dtype,
+    }
+
+
+def _to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    if config.projector_depth != 2:
+        raise ConfigError(f"the hf layout's projector has two layers, this model's has {config.projector_depth}")
+    theta = config.language.rope_theta
+    return {
+        "architectures": ["VideoLlama3ForConditionalGeneration"],
+        "model_type": "video_llama_3",
+        "image_token_id": config.image_token_id,
+        "video_token_id": config.video_token_id,
+        "tie_word_embeddings": config.language.tie_word_embeddings,
+        # transformers 4 reads the flat keys, transformers 5 the rope_parameters.
+        "text_config": {
+            "model_type": "qwen2",
+            **_language_keys(config.language),
+            "rope_theta": theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+            "layer_types": ["full_attention"] * config.language.num_hidden_layers,
+        },
+        "vision_config": {
+            "model_type": "video_llama_3_vision",
+            **_vision_keys(config.vision),
+            "rope_parameters": {"rope_type": "axial", "rope_theta": config.vision.rope_theta},
+        },
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def _vision_keys(config: VisionConfig) -> dict[str, Any]:
+    return {
+        **{key: getattr(config, key) for key in _VISION_SIZES},
+        "patch_size": config.patch_size,
+        "num_channels": config.num_channels,
+        "layer_norm_eps": config.layer_norm_eps,
+        "hidden_act": "gelu_pytorch_tanh",
+        "attention_dropout": 0.0,
+        **({} if config.rope_theta == 10000.0 else {"rope_theta": config.rope_theta}),
+    }
+
+
+def _language_keys(config: LanguageConfig) -> dict[str, Any]:
+    ends = config.eos_token_ids
+    return {
+        **{key: getattr(config, key) for key in _LANGUAGE_SIZES},
+        "num_key_value_heads": config.num_key_value_heads,
+        "rms_norm_eps": config.rms_norm_eps,
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "max_position_embeddings": config.max_position_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else (list(ends) or None),
+    }
