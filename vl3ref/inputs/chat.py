@@ -10,14 +10,17 @@ The template is a page of Python rather than Jinja, and yields typed pieces rath
 pieces of their own: text can hold anything and stays text.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 from vl3ref.errors import InputError
 
 SYSTEM_PROMPT = (
-    "You are VideoLLaMA3 created by Alibaba DAMO Academy, a helpful assistant to help people understand images and videos."
+    "You are VideoLLaMA3 created by Alibaba DAMO Academy, "
+    "a helpful assistant to help people understand images and videos."
 )
 ROLES = ("system", "user", "assistant", "stream")
 
@@ -84,7 +87,7 @@ def render(
         yield Piece("text", "assistant\n")
 
 
-def prompt_text(pieces: Iterator[Piece]) -> str:
+def prompt_text(pieces: Iterable[Piece]) -> str:
     """The prompt as one string, with one <image> per frame. For people to read: text in it may look like a special
     token without being one."""
     return "".join(piece.text for piece in pieces)
@@ -117,12 +120,35 @@ def check_messages(messages: Any) -> None:
 
 def _check_part(part: Any, where: str) -> None:
     if isinstance(part, str):
-        return
+        part = {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind not in ("text", "image", "video"):
         raise InputError(f"{where} has a part of type {kind!r}; there are text, image and video")
-    if kind == "text" and not isinstance(part.get("text"), str):
+    if kind == "text":
+        _check_text(part.get("text"), where)
+    else:
+        _check_times(part, where)
+
+
+def _check_text(text: Any, where: str) -> None:
+    if not isinstance(text, str):
         raise InputError(f"{where} has a text part without text")
+    try:  # half of a surrogate pair, as file names and broken JSON can hold, is no character
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} has text that is not Unicode ({text[error.start]!r} at character {error.start}); remove it"
+        ) from None
+
+
+def _check_times(part: Message, where: str) -> None:
+    time, times = part.get("timestamp"), part.get("timestamps")
+    try:
+        given = [*([] if time is None else [time]), *([] if times is None else times)]
+        if any(isinstance(t, str) for t in given) or not all(math.isfinite(float(t)) for t in given):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: the timestamps of an image or video should be seconds, one per frame") from None
 
 
 def _content(content: Any, learnt: bool) -> Iterator[Piece]:
@@ -142,8 +168,12 @@ def _content(content: Any, learnt: bool) -> Iterator[Piece]:
 
 def _video(part: Message) -> Iterator[Piece]:
     times = part.get("timestamps")
-    count = part["num_frames"] if times is None else len(times)
-    for index in range(count):
+    count = part.get("num_frames") if times is None else len(times)
+    if not isinstance(count, Integral) or count < 1:
+        raise InputError(
+            "a video in a prompt needs timestamps, or num_frames of at least 1; the processor fills them in"
+        )
+    for index in range(int(count)):
         if index:
             yield Piece("text", ",")
         if times is not None:
@@ -152,5 +182,5 @@ def _video(part: Message) -> Iterator[Piece]:
     yield Piece("text", "\n")
 
 
-def _seconds(time: float) -> float:
+def _seconds(time: Any) -> float:
     return round(float(time), 1)

@@ -1,13 +1,16 @@
 """Pictures of any kind -> (height, width, 3) uint8.
 
-Any mode Pillow reads: the camera's rotation (EXIF) is applied, grey becomes RGB, 16 bits become 8 by scaling (Pillow's own
-conversion clips them to white), CMYK and palettes are converted, and alpha is dropped, as both references do.
+Any mode Pillow reads: the camera's rotation (EXIF) is applied, grey becomes RGB, 16 bits become 8 by scaling (Pillow's
+own conversion clips them to white), CMYK and palettes are converted, and alpha is dropped, as both references do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from vl3ref.errors import InputError
@@ -34,11 +37,13 @@ def load_image(source: Any) -> RGB:
     from PIL import Image
 
     if isinstance(source, str | Path):
-        return _from_file(Path(source))
+        with _as_input_errors(str(source)), Image.open(source) as image:
+            return _from_pil(image, str(source))
     if isinstance(source, Image.Image):
-        return _from_pil(source, "the picture")
+        with _as_input_errors("the picture"):  # an opened file is decoded only when its pixels are asked for
+            return _from_pil(source, "the picture")
     if hasattr(source, "__array__"):
-        return image_from_array(np.asarray(source))
+        return image_from_array(as_array(source))
     raise InputError(f"a picture should be a path, a PIL image or an array, not a {type(source).__name__}")
 
 
@@ -52,31 +57,47 @@ def image_from_array(array: np.ndarray) -> RGB:
         )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = _to_8_bits(array)
     elif array.dtype != np.uint8:
         raise InputError(f"a picture's array should hold uint8 (0 to 255), uint16 or bool, not {array.dtype}")
     return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
 
 
-def _from_file(path: Path) -> RGB:
-    from PIL import Image
-
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
+def as_array(source: Any) -> np.ndarray:
+    """An array or a tensor on any device as a numpy array."""
     try:
-        with Image.open(path) as image:
-            return _from_pil(image, str(path))
+        return np.asarray(source.detach().cpu() if isinstance(source, torch.Tensor) else source)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16 tensors, among others, have no numpy dtype
+        raise InputError(f"a {type(source).__name__} cannot be read as an array of uint8 pixels: {error}") from None
+
+
+@contextmanager
+def _as_input_errors(name: str) -> Iterator[None]:
+    """Pillow's decoders raise many kinds of error on damaged files; out of here comes one."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise InputError(f"{path} cannot be read as a picture: {error}") from None
+    except FileNotFoundError:
+        raise InputError(f"{name} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder; name one picture in it (or pass the folder as a video)") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture of a kind that Pillow reads") from None
+    except Exception as error:
+        raise InputError(f"{name} cannot be read as a picture: {error}") from None
 
 
 def _from_pil(image: "Image", name: str) -> RGB:
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if 0 in image.size:
+        raise InputError(f"{name} is {image.height} x {image.width} pixels: there is nothing to see")
+    with suppress(SyntaxError, ValueError, KeyError, TypeError):  # unreadable EXIF does not spoil the pixels
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -84,6 +105,8 @@ def _from_pil(image: "Image", name: str) -> RGB:
         return image_from_array(_to_8_bits(values))
     if image.mode == "F":
         raise InputError(f"{name} holds floating-point values; scale it to 8 bits first")
+    if image.mode in ("P", "La"):
+        image = image.convert("RGBA" if image.mode == "P" else "LA")  # Pillow warns of, or lacks, the direct way
     return np.array(image.convert("RGB"))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vl3ref.inputs.images import RGB
@@ -40,7 +40,7 @@ def target_sizes(
 
     Returns:
         Height and width of each, multiples of patch_size * merge. Every frame gets at least one token, also where the
-        official rule rounds a small picture among large videos to nothing; with extreme shapes that can pass the budget.
+        official rule rounds a small picture among large videos to nothing; that can pass the budget.
     """
     units = [patch_size * merge for merge in merge_sizes]
     if len(set(units)) == 1:
@@ -55,7 +55,7 @@ def _one_merge_size(
 ) -> list[Size]:
     """Every frame gets the same share of the budget."""
     frames = sum(count for count, _, _ in originals)
-    most, least = max_tokens * unit**2 // frames, min_tokens * unit**2
+    most, least = max(max_tokens * unit**2 // frames, 1), min_tokens * unit**2
     sizes = []
     for _, height, width in originals:
         size = _rounded(height, width, unit)
@@ -68,9 +68,7 @@ def _one_merge_size(
     return sizes
 
 
-def _mixed_merge_sizes(
-    originals: Sequence[tuple[int, int, int]], units: Sequence[int], max_tokens: int
-) -> list[Size]:
+def _mixed_merge_sizes(originals: Sequence[tuple[int, int, int]], units: Sequence[int], max_tokens: int) -> list[Size]:
     """Everything shrinks by the same factor until all of it fits."""
     pairs = list(zip(originals, units, strict=True))
     total = sum(t * math.ceil(height / unit) * math.ceil(width / unit) for (t, height, width), unit in pairs)
@@ -122,7 +120,7 @@ def patchify(
     return torch.from_numpy(patches).flatten(0, 1)
 
 
-def resize(frame: RGB, size: Size) -> RGB:
+def resize(frame: RGB, size: Size) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """Bicubic, by Pillow: its filter widens when it shrinks, which torch's and OpenCV's do not do the same way."""
     from PIL import Image
 

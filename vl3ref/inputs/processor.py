@@ -6,21 +6,23 @@
 Each conversation is prepared on its own (the token budget is a conversation's, not a call's), then all are packed.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from vl3ref.config import ModelConfig, read_config, read_json
-from vl3ref.errors import InputError
+from vl3ref.config import ModelConfig
+from vl3ref.config_json import read_config, read_json
+from vl3ref.errors import ConfigError, InputError
 from vl3ref.inputs.chat import Message, Piece, check_messages, is_visual, parts, prompt_text, render
 from vl3ref.inputs.images import load_image
 from vl3ref.inputs.patches import patchify, target_sizes
 from vl3ref.inputs.tokenizer import GrowingText, Tokenizer
-from vl3ref.inputs.videos import SampledVideo, open_video
+from vl3ref.inputs.videos import open_video
 from vl3ref.model_inputs import ModelInputs, VisualSource
 
 IGNORED = -100
@@ -41,23 +43,43 @@ class ProcessorConfig:
 
     image_token_id: int
     video_token_id: int
-    fps: float | None = 1
+    fps: int | float | None = 1
     max_frames: int | None = 180
     image_merge_size: int = 1
     video_merge_size: int = 2
     min_tokens: int = 16
     max_tokens: int = 16384
     patch_size: int = 14
-    diff_fp: float | bool | None = None
+    diff_fp: int | float | bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_merge_size", "video_merge_size", "min_tokens", "max_tokens", "patch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} should be a whole number of at least 1, not {value!r}")
+        check_options(vars(self))
 
     def token_id_for(self, modal: str) -> int:
         return self.video_token_id if modal == "video" else self.image_token_id
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse values that `ProcessorConfig` cannot have.
+
+    Raises:
+        InputError: an option is not known or out of range; says which.
+    """
+    known = [field.name for field in fields(ProcessorConfig)]
+    for name, value in options.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if name not in known:
+            raise InputError(f"the processor has no option {name!r}; there are {', '.join(known)}")
+        if name == "diff_fp":
+            if not (value is None or isinstance(value, bool) or (number and value >= 0)):
+                raise InputError(f"diff_fp should be None, False or a threshold of at least 0, not {value!r}")
+        elif name == "fps":
+            if not (value is None or (number and value > 0)):
+                raise InputError(f"fps should be a number above 0, or None for every frame, not {value!r}")
+        elif not (name == "max_frames" and value is None):
+            least = 0 if name.endswith("_id") else 1
+            if not (number and isinstance(value, int) and value >= least):
+                raise InputError(f"{name} should be a whole number of at least {least}, not {value!r}")
 
 
 class Processor:
@@ -74,7 +96,7 @@ class Processor:
 
     def __call__(
         self,
-        conversations: Sequence[Message] | Sequence[Sequence[Message]],
+        conversations: Any,
         add_system_prompt: bool = True,
         add_generation_prompt: bool = True,
         return_labels: bool = False,
@@ -95,12 +117,10 @@ class Processor:
         Raises:
             InputError: a conversation is not understood, a file cannot be read, a value is out of range.
         """
-        try:
-            config = replace(self.config, **overrides)
-        except TypeError as error:
-            raise InputError(f"the processor does not know an option: {error}") from None
-        if not isinstance(conversations, Sequence) or not conversations:
-            raise InputError("there is no conversation to process")
+        check_options(overrides)
+        config = replace(self.config, **overrides)
+        if not isinstance(conversations, Sequence) or isinstance(conversations, str) or not conversations:
+            raise InputError("a conversation should be a list of messages; give one, or a list of several")
         batch = [conversations] if isinstance(conversations[0], Mapping) else conversations
         prepared = [
             self._prepare(messages, config, add_system_prompt, add_generation_prompt, index)
@@ -110,7 +130,7 @@ class Processor:
 
     def prompt(
         self,
-        conversation: Sequence[Message],
+        conversation: Any,
         add_system_prompt: bool = True,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -118,9 +138,18 @@ class Processor:
         messages, _ = _load(conversation, self.config, 0)
         return prompt_text(render(messages, add_system_prompt, add_generation_prompt))
 
-    def decode(self, ids: Tensor | Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Generated ids -> text."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens)
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        """Generated ids of one conversation, a tensor or a list -> text.
+
+        Raises:
+            InputError: they are not a row of ids.
+        """
+        try:
+            return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise InputError(
+                "decode takes the ids of one conversation, whole numbers from 0: of what generate returns, one entry"
+            ) from None
 
     def decode_stream(self, tokens: Iterable[tuple[int, int]]) -> Iterator[tuple[int, str]]:
         """What `generation.stream` yields -> (conversation, text) as it becomes readable.
@@ -139,7 +168,7 @@ class Processor:
 
     def _prepare(
         self,
-        conversation: Sequence[Message],
+        conversation: Any,
         config: ProcessorConfig,
         add_system_prompt: bool,
         add_generation_prompt: bool,
@@ -174,15 +203,16 @@ def encode_pieces(
 ) -> tuple[list[int], list[int]]:
     """Ids of a rendered prompt, and its labels.
 
-    Neighbouring text is encoded as one string, as the official processor sees it: words may merge across pieces. Where a
-    token begins decides whether it is learnt.
+    Neighbouring text is encoded as one string, as the official processor sees it: words may merge across pieces. Where
+    a token begins decides whether it is learnt.
 
     Args:
         frame_tokens: for each frame, in order, the id of its visual tokens and their number.
     """
     ids: list[int] = []
     labels: list[int] = []
-    text, learnt = "", []
+    text = ""
+    learnt: list[bool] = []
     frames = iter(frame_tokens)
 
     def flush() -> None:
@@ -232,9 +262,7 @@ class _Prepared:
     sources: list[VisualSource] = field(default_factory=list)
 
 
-def _load(
-    conversation: Sequence[Message], config: ProcessorConfig, index: int
-) -> tuple[list[dict[str, Any]], list[_Visual]]:
+def _load(conversation: Any, config: ProcessorConfig, index: int) -> tuple[list[dict[str, Any]], list[_Visual]]:
     """Open every picture and video of a conversation, and tell the template how many frames each has, and when."""
     check_messages(conversation)
     messages: list[dict[str, Any]] = []
@@ -256,10 +284,9 @@ def _load(
 def _load_image(part: Message, config: ProcessorConfig, conversation: int, number: int) -> _Visual:
     source, _ = _source_and_options(part, "image")
     picture = load_image(source)
-    time = part.get("timestamp")
-    described = VisualSource(
-        _name(source, "image", number), conversation, *picture.shape[:2], None if time is None else [float(time)]
-    )
+    height, width, _ = picture.shape
+    times = None if part.get("timestamp") is None else [float(part["timestamp"])]
+    described = VisualSource(_name(source, "image", number), conversation, height, width, times)
     return _Visual("image", 1, config.image_merge_size, described, lambda: iter([picture]))
 
 
@@ -268,25 +295,13 @@ def _load_video(part: Message, config: ProcessorConfig, conversation: int, numbe
     options = {"fps": config.fps, "max_frames": config.max_frames}
     options |= {key: part[key] for key in VIDEO_OPTIONS if key in part}
     options |= {key: nested[key] for key in VIDEO_OPTIONS if key in nested}
-    video = open_video(source, **options)
-    times = _times(part, video, source)
+    video = open_video(source, **options, timestamps=part.get("timestamps"))
+    times = [float(time) for time in video.timestamps]
     described = VisualSource(_name(source, "video", number), conversation, video.height, video.width, times)
     return _Visual("video", len(video.indices), config.video_merge_size, described, video.frames)
 
 
 VIDEO_OPTIONS = ("fps", "max_frames", "start_time", "end_time")
-
-
-def _times(part: Message, video: SampledVideo, source: Any) -> list[float]:
-    """Seconds of each chosen frame: the message's own for frames that were sampled already."""
-    given = part.get("timestamps")
-    if given is None:
-        return [float(t) for t in video.timestamps]
-    if isinstance(source, str | Path):
-        raise InputError("timestamps can be given for an array or a list of frames; a file's are read from it")
-    if len(given) != len(source):
-        raise InputError(f"{len(given)} timestamps for {len(source)} frames")
-    return [float(given[index]) for index in video.indices]
 
 
 def _source_and_options(part: Message, kind: str) -> tuple[Any, Mapping[str, Any]]:
@@ -318,7 +333,7 @@ def _pack(prepared: Sequence[_Prepared], config: ProcessorConfig, return_labels:
         grid_sizes=torch.tensor(joined("grids")) if visual else None,
         merge_sizes=torch.tensor(joined("merges")) if visual else None,
         modals=joined("modals"),
-        diff_fp=config.diff_fp,
+        diff_fp=float(config.diff_fp) if type(config.diff_fp) is int else config.diff_fp,
         labels=torch.tensor(joined("labels")) if return_labels else None,
         sources=joined("sources"),
     )
@@ -341,6 +356,10 @@ def load_processor(folder: str | Path, config: ModelConfig | None = None) -> Pro
     folder = Path(folder)
     model = read_config(folder) if config is None else config
     settings = _hf_settings(folder) if model.layout == "hf" else _official_settings(folder)
+    try:
+        check_options(settings)
+    except InputError as error:
+        raise ConfigError(f"the processor's files in {folder} say what cannot be: {error}") from None
     known = ProcessorConfig(image_token_id=model.image_token_id, video_token_id=model.video_token_id)
     return Processor(Tokenizer.from_folder(folder), replace(known, patch_size=model.vision.patch_size, **settings))
 
@@ -357,8 +376,8 @@ def _official_settings(folder: Path) -> dict[str, Any]:
 def _hf_settings(folder: Path) -> dict[str, Any]:
     """transformers 5 nests everything in processor_config.json, transformers 4 has one file per processor.
 
-    hf limits the pixels of one picture or video; what its picture may hold becomes the conversation's budget here, since
-    the sizes follow the official rule.
+    hf limits the pixels of one picture or video; what its picture may hold becomes the conversation's budget here,
+    since the sizes follow the official rule.
     """
     nested = _read_if_there(folder / "processor_config.json")
     image = nested.get("image_processor") or _read_if_there(folder / "preprocessor_config.json")

@@ -1,7 +1,7 @@
 """Text <-> token ids: Qwen2.5's byte-level BPE, by the `tokenizers` library.
 
-What is unusual here: text and special tokens are encoded by different methods. `encode` never produces a special token, so
-nothing a person types can end a turn or stand for a picture; `special` gives the id of a special token by name.
+What is unusual here: text and special tokens are encoded by different methods. `encode` never produces a special token,
+so nothing a person types can end a turn or stand for a picture; `special` gives the id of a special token by name.
 """
 
 import json
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from vl3ref.config import read_json
+from vl3ref.config_json import read_json
 from vl3ref.errors import CheckpointError
 
 QWEN2_SPLIT = (
@@ -24,6 +24,12 @@ QWEN2_SPLIT = (
 NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<|fim_", "<|repo_name|>", "<|file_sep|>")
 """Beginnings of the added tokens that Qwen2 treats as ordinary text (they survive `skip_special_tokens`)."""
 
+PROMPT_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|stream_start|>", "<|stream_end|>"),
+    *("<image>", "<|image_pad|>", "<|video_pad|>"),
+)
+"""What the prompt is built of: special here also where a tokenizer.json forgot to say so."""
+
 
 class Tokenizer:
     """A checkpoint's tokenizer.
@@ -33,7 +39,10 @@ class Tokenizer:
     """
 
     def __init__(self, backend: Backend) -> None:
+        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in PROMPT_TOKENS if t in added])
         backend.encode_special_tokens = True
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # a token begins at its space, if it has one
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
@@ -93,20 +102,21 @@ class GrowingText:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.stream = decoders.DecodeStream(skip_special_tokens=True)
-        self.ids: list[int] = []
-        self.given = ""
+        self.waiting: list[int] = []
 
     def add(self, token: int) -> str:
-        """What became readable with this token."""
-        self.ids.append(token)
-        piece = self.stream.step(self.tokenizer.backend, token) or ""
-        self.given += piece
-        return piece
+        """What became readable with this token: nothing while the text ends within a character, which decodes to the
+        replacement character."""
+        self.waiting.append(token)
+        text = self.rest()
+        if text.endswith("\ufffd"):
+            return ""
+        self.waiting.clear()
+        return text
 
     def rest(self) -> str:
         """What is left at the end: a character whose bytes never all came, as the replacement character."""
-        return self.tokenizer.decode(self.ids)[len(self.given) :]
+        return self.tokenizer.decode(self.waiting)
 
 
 def from_merges(folder: Path) -> Backend:

@@ -1,7 +1,7 @@
 """Videos -> sampled frames and the second each stands for.
 
-The rules are the official loader's, which leaves sampling to ffmpeg's fps filter. They are worked out here from the time
-each frame is shown, so that only the frames that are needed get decoded. Four kinds of source:
+The rules are the official loader's, which leaves sampling to ffmpeg's fps filter. They are worked out here from the
+time each frame is shown, so that only the frames that are needed get decoded. Four kinds of source:
 
     a file (mp4, mkv, webm, ...)   by time, with decord; a cut shorter than one second goes by index
     a GIF                          by index, taken as 25 frames a second, with Pillow
@@ -9,10 +9,13 @@ each frame is shown, so that only the frames that are needed get decoded. Four k
     an array or a list             frames that were sampled already, at `fps` a second
 """
 
+import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vl3ref.errors import InputError
-from vl3ref.inputs.images import RGB, image_from_array, load_image
+from vl3ref.inputs.images import RGB, as_array, image_from_array, load_image
 
 FOLDER_RATE = 3.0
 GIF_RATE = 25.0
@@ -31,19 +34,16 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def load_video(
-    source: Any,
-    fps: float | None = 1,
-    max_frames: int | None = 180,
-    start_time: float | None = None,
-    end_time: float | None = None,
+    source: Any, fps: Any = 1, max_frames: Any = 180, start_time: Any = None, end_time: Any = None
 ) -> tuple[UInt8[np.ndarray, "frames height width 3"], Float[np.ndarray, " frames"]]:
     """Sampled frames of a video.
 
     Args:
         source: a file, a GIF, a folder of frames in their natural order, an array (T, H, W, 3), or a list of pictures.
-        fps: frames taken per second; None takes every frame.
-        max_frames: more than these are thinned evenly; None for no limit.
-        start_time, end_time: seconds; only what is shown between them is used.
+        fps: frames taken per second, a number; None takes every frame.
+        max_frames: more than these are thinned evenly, a whole number; None for no limit.
+        start_time, end_time: seconds; only what is shown between them is used. None for the whole video. A file whose
+            clock starts later than 0 is counted from its first frame: decord hides the rest.
 
     Returns:
         frames (T, H, W, 3) uint8 and timestamps (T,) float64 in seconds. At least one frame, also where the official
@@ -76,22 +76,28 @@ class SampledVideo:
 
 def open_video(
     source: Any,
-    fps: float | None = 1,
-    max_frames: int | None = 180,
-    start_time: float | None = None,
-    end_time: float | None = None,
+    fps: Any = 1,
+    max_frames: Any = 180,
+    start_time: Any = None,
+    end_time: Any = None,
+    timestamps: Any = None,
 ) -> SampledVideo:
-    """Choose frames as `load_video` does, without decoding them."""
-    cut = _Cut(fps, max_frames, start_time, end_time)
+    """Choose frames as `load_video` does, without decoding them.
+
+    `timestamps` are the seconds of frames given as an array or a list, in place of frame n at n / fps.
+    """
+    cut = _checked_cut(fps, max_frames, start_time, end_time)
     if isinstance(source, str | Path):
         path = Path(source)
-        if not path.exists():
+        if timestamps is not None:
+            raise InputError(f"timestamps go with an array or a list of frames; those of {path} are read from it")
+        if not os.path.exists(path):  # Path.exists raises on names that are too long
             raise InputError(f"{path} does not exist")
         if path.is_dir():
             return _open_folder(path, cut)
         return _open_gif(path, cut) if path.suffix.lower() == ".gif" else _open_file(path, cut)
     if hasattr(source, "__array__") or isinstance(source, list | tuple):
-        return _open_sampled(source, cut)
+        return _open_sampled(source, cut, timestamps)
     raise InputError(f"a video should be a path, an array or a list of pictures, not a {type(source).__name__}")
 
 
@@ -99,33 +105,46 @@ def open_video(
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """What of a video is wanted."""
+class Cut:
+    """What of a video is wanted: see `load_video`."""
 
-    fps: float | None
-    max_frames: int | None
-    start: float | None
-    end: float | None
-
-    def __post_init__(self) -> None:
-        if self.fps is not None and not self.fps > 0:
-            raise InputError(f"fps should be above 0, not {self.fps}")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise InputError(f"max_frames should be at least 1, not {self.max_frames}")
-        if self.start is not None and not self.start >= 0:
-            raise InputError(f"start_time should be 0 or more seconds, not {self.start}")
-        if self.end is not None and not self.end > (self.start or 0):
-            raise InputError(f"end_time should be after the start ({self.start or 0} s), not {self.end}")
+    fps: float | None = None
+    max_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
 
     @property
     def below_a_second(self) -> bool:
         return self.start is not None and self.end is not None and self.end - self.start < 1
 
 
+def _checked_cut(fps: Any, max_frames: Any, start_time: Any, end_time: Any) -> Cut:
+    fps, start, end = _number("fps", fps), _number("start_time", start_time), _number("end_time", end_time)
+    if fps is not None and fps <= 0:
+        raise InputError(f"fps should be above 0, not {fps:g}; None takes every frame")
+    if max_frames is not None and (isinstance(max_frames, bool) or not isinstance(max_frames, Integral)):
+        raise InputError(f"max_frames should be a whole number, not {max_frames!r}")
+    if max_frames is not None and max_frames < 1:
+        raise InputError(f"max_frames should be at least 1, not {max_frames}")
+    if start is not None and start < 0:
+        raise InputError(f"start_time should be 0 or more seconds, not {start:g}")
+    if end is not None and end <= (start or 0):
+        raise InputError(f"end_time should be after the start ({start or 0:g} s), not {end:g}")
+    return Cut(fps, None if max_frames is None else int(max_frames), start, end)
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{name} should be a number, not {value!r}")
+    return float(value)
+
+
 def sample_by_time(
     starts: Float[np.ndarray, " all"],
     ends: Float[np.ndarray, " all"],
-    cut: _Cut,
+    cut: Cut,
 ) -> tuple[list[int], np.ndarray]:
     """ffmpeg's fps filter with round=down, from the seconds at which each frame appears and disappears.
 
@@ -144,13 +163,14 @@ def sample_by_time(
     slots = int(np.floor((ends[shown[-1]] - begin + SLACK) * cut.fps))
     if slots < 1:
         return [int(shown[-1])], np.array([begin])
-    closes = begin + np.arange(1, slots + 1) / cut.fps
+    wanted = np.arange(slots) if cut.max_frames is None or slots <= cut.max_frames else _evenly(slots, cut.max_frames)
+    closes = begin + (wanted + 1) / cut.fps
     chosen = shown[np.maximum(np.searchsorted(starts[shown], closes - SLACK) - 1, 0)]
-    timestamps = np.arange(begin, begin + (slots + 1) / cut.fps, 1 / cut.fps)[:slots]  # numpy's steps, as the original
-    return _thin(chosen.tolist(), timestamps, cut.max_frames)
+    step = (begin + 1 / cut.fps) - begin  # rounded as in np.arange(begin, ..., 1 / fps), the original's way to count
+    return chosen.tolist(), begin + wanted * step
 
 
-def sample_by_index(count: int, rate: float, cut: _Cut) -> tuple[list[int], np.ndarray]:
+def sample_by_index(count: int, rate: float, cut: Cut) -> tuple[list[int], np.ndarray]:
     """The rule for GIFs, folders and cuts shorter than a second: every (rate // fps)-th frame, from half that on."""
     begin = 0.0 if cut.start is None else cut.start
     finish = count / rate if cut.end is None else cut.end
@@ -168,7 +188,7 @@ def sample_by_index(count: int, rate: float, cut: _Cut) -> tuple[list[int], np.n
         gap = max(min(rate // cut.fps, length), 1)
         chosen = np.arange(gap // 2, length, gap).astype(int)
     else:
-        chosen = np.linspace(0, length - 1, cut.max_frames).astype(int)
+        chosen = _evenly(length, cut.max_frames)
     chosen = first + chosen
     return _thin(chosen.tolist(), chosen / rate, cut.max_frames)
 
@@ -189,14 +209,18 @@ def _thin(indices: list[int], timestamps: np.ndarray, most: int | None) -> tuple
     """At most `most` of the frames, evenly."""
     if most is None or len(indices) <= most:
         return indices, timestamps
-    kept = np.linspace(0, len(indices) - 1, most).astype(int)
+    kept = _evenly(len(indices), most)
     return [indices[i] for i in kept], timestamps[kept]
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, most).astype(int)
 
 
 # ---------------------------------------------------------------------------------------------------- reading sources
 
 
-def _open_file(path: Path, cut: _Cut) -> SampledVideo:
+def _open_file(path: Path, cut: Cut) -> SampledVideo:
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
@@ -207,26 +231,43 @@ def _open_file(path: Path, cut: _Cut) -> SampledVideo:
             raise InputError(f"{path} holds no video frames")
         times = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)
         rate = float(reader.get_avg_fps())
-        first = reader[0].asnumpy()
+        height, width, _ = _pixels(reader, 0).shape
     except InputError:
         raise
     except Exception as error:  # decord raises its own types, RuntimeError and IndexError on damaged files
-        raise InputError(f"{path} cannot be read as a video: {_first_line(error)}") from None
+        raise InputError(f"{path} cannot be read as a video: {_reason(error)}") from None
+    if not 0 < rate < math.inf:
+        rate = 1.0
+    if not (np.abs(times) < 1e9).all():  # the file has no times, as a Matroska file of one frame
+        times = (np.arange(count)[:, None] + np.array([0.0, 1.0])) / rate
+    # A container may state a rate at which the cut lies past the last frame; then the frames' own times decide.
+    by_index = cut.below_a_second and int((cut.start or 0) * rate) <= count
     indices, timestamps = (
-        sample_by_index(count, rate, cut) if cut.below_a_second else sample_by_time(times[:, 0], times[:, 1], cut)
+        sample_by_index(count, rate, cut) if by_index else sample_by_time(times[:, 0], times[:, 1], cut)
     )
 
     def frames() -> Iterator[RGB]:
         for index in indices:
             try:
-                yield reader[index].asnumpy()
+                yield _pixels(reader, index)
             except Exception as error:
-                raise InputError(f"{path}: frame {index} cannot be decoded: {_first_line(error)}") from None
+                raise InputError(f"{path}: frame {index} cannot be decoded: {_reason(error)}") from None
 
-    return SampledVideo(timestamps, first.shape[0], first.shape[1], frames, indices)
+    return SampledVideo(timestamps, height, width, frames, indices)
 
 
-def _open_gif(path: Path, cut: _Cut) -> SampledVideo:
+def _pixels(reader: Any, index: int) -> RGB:
+    """One decoded frame.
+
+    Where its rows are padded by a quarter or more (narrow videos, and narrow ones turned upright), decord counts the
+    padding as more channels.
+    """
+    frame = reader[index].asnumpy()
+    height, width, channels = frame.shape
+    return frame if channels == 3 else frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+
+
+def _open_gif(path: Path, cut: Cut) -> SampledVideo:
     from PIL import Image
 
     try:
@@ -247,8 +288,8 @@ def _open_gif(path: Path, cut: _Cut) -> SampledVideo:
     return SampledVideo(timestamps, image.height, image.width, frames, indices)
 
 
-def _open_folder(path: Path, cut: _Cut) -> SampledVideo:
-    files = sorted((f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+def _open_folder(path: Path, cut: Cut) -> SampledVideo:
+    files = sorted((f for f in path.iterdir() if _is_picture(f)), key=_natural)
     if not files:
         raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
     indices, timestamps = sample_by_index(len(files), FOLDER_RATE, cut)
@@ -261,18 +302,21 @@ def _open_folder(path: Path, cut: _Cut) -> SampledVideo:
     return SampledVideo(timestamps, height, width, frames, indices)
 
 
-def _open_sampled(source: Any, cut: _Cut) -> SampledVideo:
-    """Frames that were sampled already: frame n stands for second n / fps."""
+def _open_sampled(source: Any, cut: Cut, timestamps: Any) -> SampledVideo:
+    """Frames that were sampled already: frame n stands for second n / fps, unless their times are given."""
+    to_rgb: Callable[[Any], RGB] = load_image
+    if hasattr(source, "__array__"):
+        source, to_rgb = as_array(source), image_from_array
+        if source.ndim != 4:
+            raise InputError(f"a video's array should be (frames, height, width, 3), not {source.shape}")
     if not len(source):
         raise InputError("the video has no frames")
-    if hasattr(source, "__array__"):
-        array = np.asarray(source)
-        if array.ndim != 4:
-            raise InputError(f"a video's array should be (frames, height, width, 3), not {array.shape}")
-        source, to_rgb = array, image_from_array
+    if timestamps is None:
+        times = np.arange(len(source)) / (cut.fps or 1.0)
+    elif len(timestamps) == len(source):
+        times = np.array([float(time) for time in timestamps])
     else:
-        to_rgb = load_image
-    times = np.arange(len(source)) / (cut.fps or 1.0)
+        raise InputError(f"there are {len(timestamps)} timestamps for {len(source)} frames; give one for each")
     finish = np.inf if cut.end is None else cut.end
     inside = np.flatnonzero((times >= (cut.start or 0) - SLACK) & (times < finish - SLACK))
     indices, timestamps = (
@@ -293,10 +337,21 @@ def _same_size(frame: RGB, size: Sequence[int], name: str) -> RGB:
     return frame
 
 
-def _natural(path: Path) -> list[Any]:
-    """frame_2 before frame_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+def _is_picture(path: Path) -> bool:
+    """By its name; hidden files (macOS leaves ._frame.png beside frame.png) and folders are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[-1 if "]" in str(error).split("\n")[0] else 0] or type(error).__name__
+def _natural(path: Path) -> tuple[list[Any], str]:
+    """frame_2 before frame_10: numbers, which stand at odd places, compare as numbers; frame_02 and frame_2 by name."""
+    parts: list[Any] = re.split(r"(\d+)", path.name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+
+
+def _reason(error: Exception) -> str:
+    """What a library said, without the places in its source and the checks that failed."""
+    text = str(error).strip().split("\n")[0]
+    text = re.sub(r"\[[\d:]+\] \S+\.cc:\d+: |Check failed: .*?\(.*? vs\. .*?\) ?|ERROR ", "", text)
+    if "cannot find video stream" in text:
+        return "it holds no moving pictures"
+    return "it is damaged, or of another kind" if text.startswith("Error reading") else text or type(error).__name__

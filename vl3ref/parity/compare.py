@@ -21,7 +21,7 @@ def compare_activations(
     reference: Activations,
     truth: Activations | None = None,
     tolerance: float | None = None,
-    **about: Any,
+    about: Mapping[str, Any] | None = None,
 ) -> Report:
     """One row for every name that both have, in our order.
 
@@ -50,7 +50,7 @@ def compare_activations(
     limit = TOLERANCES.get(dtype, 1e-5) if tolerance is None else tolerance
     failed = [row.name for row in rows if _fails(row, ours, limit, dtype)]
     missing = sorted(set(ours) ^ set(reference))
-    return Report(rows, limit, failed, missing, {"dtype": str(dtype).removeprefix("torch."), **about})
+    return Report(rows, limit, failed, missing, {"dtype": str(dtype).removeprefix("torch."), **(about or {})})
 
 
 @torch.no_grad()

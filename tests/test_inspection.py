@@ -1,0 +1,146 @@
+"""What `vl3ref inspect` shows is what the model gets."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import vl3ref
+from tests.helpers import ROOT
+from vl3ref import inspection
+from vl3ref.config_json import read_config
+from vl3ref.errors import InputError
+from vl3ref.inputs.files import file_part, kind_of
+from vl3ref.inputs.images import load_image
+
+TINY = ROOT / "weights" / "vl3-tiny"
+CAT = ROOT / "docs" / "media" / "cat.jpg"
+CLIP = ROOT / "tests" / "goldens" / "frames" / "v25_10s.mp4"
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return vl3ref.load_processor(TINY)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return inspection.without_weights(read_config(TINY))
+
+
+def inspect(path, model, processor, **overrides):
+    return inspection.inspect_part(file_part(path), model, processor, **overrides)
+
+
+def test_video_counts_are_the_real_models(model, processor):
+    seen, pictures = inspect(CLIP, model, processor)
+    inputs = processor([{"role": "user", "content": [file_part(CLIP)]}])
+    real, _ = vl3ref.load(TINY, device="cpu")
+    with torch.no_grad():
+        mask = real(inputs, logits_to_keep=1).keep_mask
+    trace = inputs.trace(mask)
+    assert seen.kept_per_frame == torch.bincount(trace.frame, minlength=10).tolist()
+    assert 0 < seen.kept == len(trace) < seen.tokens == len(mask)
+    assert seen.times == [float(second) for second in range(10)]
+    assert seen.grid == (10, 8, 8) and pictures.shape == (10, 112, 112, 3)
+
+
+def test_pictures_are_the_resized_pixels(model, processor):
+    seen, pictures = inspect(CAT, model, processor, image_merge_size=2)
+    height, width = pictures.shape[1:3]
+    original = Image.fromarray(load_image(CAT))
+    assert np.array_equal(pictures[0], original.resize((width, height), Image.Resampling.BICUBIC))
+    assert seen.modal == "image" and seen.times == [None] and seen.kept == seen.tokens == height * width // 28**2
+
+
+def test_no_pruning_keeps_all(model, processor):
+    seen, _ = inspect(CLIP, model, processor, diff_fp=False)
+    assert bool(seen.keep.all()) and seen.tokens == 160
+
+
+def test_dropped_tokens_alone_are_dimmed():
+    picture = np.full((28, 42, 3), 200, dtype=np.uint8)
+    keep = torch.tensor([[True, False, True], [False, True, True]])
+    dimmed = inspection.dim(picture, keep)
+    for row in range(2):
+        for column in range(3):
+            token = dimmed[row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
+            assert (token == (200 if keep[row, column] else 88)).all()
+    assert (inspection.dim(np.zeros_like(picture), keep) > 0).any()
+
+
+def test_sheet_shows_every_frame(model, processor):
+    seen, pictures = inspect(CLIP, model, processor, fps=0.5)
+    sheet = np.asarray(inspection.contact_sheet(seen, pictures))
+    assert len(pictures) == 5  # three columns, two rows
+    for frame in range(5):
+        x, y = 6 + frame % 3 * (112 + 6), 6 + frame // 3 * (112 + 24)
+        shown = inspection.dim(pictures[frame], seen.keep[frame])
+        assert np.array_equal(sheet[y : y + 112, x : x + 112], shown)
+        assert (sheet[y + 112 : y + 130, x : x + 112] < 128).any()  # the caption
+    assert (sheet[142:254, 242:] == 255).all()  # the sixth place stays empty
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 180])
+def test_sheet_stays_within_its_width(model, processor, count):
+    content = [{"type": "video", "video": np.zeros((count, 56, 280, 3), np.uint8)}]
+    inputs = processor([{"role": "user", "content": content}])
+    [seen] = inspection.visuals_of(inputs, model.keep_mask(inputs))
+    sheet = inspection.contact_sheet(seen, inspection.pictures_of(inputs)[0])
+    assert sheet.width <= inspection.SHEET_WIDTH
+
+
+def test_table(model, processor):
+    seen, _ = inspect(CLIP, model, processor, fps=0.5)
+    output = io.StringIO()
+    Console(file=output, width=100).print(inspection.table_of(seen))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().split("\n") if "│" in line]
+    assert [row[1] for row in rows[:-1]] == ["0.00s", "2.00s", "4.00s", "6.00s", "8.00s"]
+    assert [int(row[3]) for row in rows[:-1]] == seen.kept_per_frame
+    assert rows[-1][2:4] == ["80", str(seen.kept)]
+    assert "64 x 64 pixels" in inspection.headline(seen) and "4 x 4 tokens" in inspection.headline(seen)
+
+
+def test_several_visuals_of_several_conversations(model, processor):
+    def ask(*files):
+        return [{"role": "user", "content": [file_part(file) for file in files]}]
+
+    inputs = processor([ask(CAT, CLIP), ask(CLIP)], max_tokens=100)
+    seen = inspection.visuals_of(inputs, model.keep_mask(inputs))
+    assert [one.modal for one in seen] == ["image", "video", "video"]
+    assert [one.tokens for one in seen] == inputs.tokens_per_visual()
+    assert [picture.shape[0] for picture in inspection.pictures_of(inputs)] == [1, 10, 10]
+    assert sum(one.kept for one in seen) == int(model.keep_mask(inputs).sum())
+
+
+def test_text_has_nothing_to_show(model, processor):
+    inputs = processor([{"role": "user", "content": "hello"}])
+    assert inspection.visuals_of(inputs, torch.ones(0, dtype=torch.bool)) == inspection.pictures_of(inputs) == []
+
+
+def test_sheet_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        inspection.save_sheet(Image.new("RGB", (1, 1)), tmp_path / "missing" / "a.png")
+
+
+def test_kind_of_file(tmp_path):
+    assert kind_of(CLIP) == "video" and kind_of(CAT) == "image" and kind_of(tmp_path) == "video"
+    (tmp_path / "a.GIF").touch()
+    assert kind_of(tmp_path / "a.GIF") == "video"
+    for name, source, kind in (("clip", CLIP, "video"), ("picture.dat", CAT, "image")):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        assert kind_of(tmp_path / name) == kind  # the suffix says nothing: by opening it
+    (tmp_path / "notes.txt").write_text("neither")
+    with pytest.raises(InputError, match="neither a picture"):
+        kind_of(tmp_path / "notes.txt")
+    for missing in (tmp_path / "missing.mp4", "x" * 5000):
+        with pytest.raises(InputError, match="does not exist"):
+            kind_of(missing)
+
+
+def test_times_are_for_videos():
+    assert file_part(CLIP, 1.0, 2.5) == {"type": "video", "video": str(CLIP), "start_time": 1.0, "end_time": 2.5}
+    assert file_part(CAT, 1.0, 2.5) == {"type": "image", "image": str(CAT)}

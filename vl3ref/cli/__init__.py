@@ -1,0 +1,65 @@
+"""The command line: `vl3ref ask clip.mp4 "What happens?"`.
+
+An answer alone goes to stdout, as it is generated; progress, notes, warnings and errors go to stderr, a line each. What
+is wrong with the input is one line and exit code 2, never a traceback.
+
+    options.py  what several commands share      talk.py  ask, chat      files.py  inspect, download, convert
+    parity.py   parity
+"""
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from vl3ref.cli.files import convert, download, inspect
+from vl3ref.cli.options import note, show_warning
+from vl3ref.cli.parity import parity
+from vl3ref.cli.talk import ask, chat
+from vl3ref.errors import VL3Error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for command in (ask, chat, inspect, download, convert, parity):
+    app.command()(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point. Leaves by SystemExit: 0, 2 for wrong input, 130 when interrupted.
+
+    Args:
+        arguments: default: the process's.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the answer
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            app(arguments, prog_name="vl3ref")
+        except (VL3Error, OSError) as error:
+            _fail(str(error))
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, by name: torch may not be imported
+                raise
+            _fail("out of memory; try a smaller --visual-tokens, fewer --max-frames or --dtype bfloat16")
+
+
+def _fail(message: str) -> None:
+    note(f"error: {message}")
+    raise SystemExit(2)
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from vl3ref import __version__
+
+        typer.echo(f"vl3ref {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """VideoLLaMA 3 in plain PyTorch."""

@@ -1,0 +1,57 @@
+"""A file's name -> the part of a message that shows it: is it a picture or a video?"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from vl3ref.errors import InputError
+from vl3ref.inputs.images import load_image
+from vl3ref.inputs.videos import IMAGE_SUFFIXES, open_video
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
+    ".gif",
+)
+
+
+def file_part(path: str | Path, start_time: float | None = None, end_time: float | None = None) -> dict[str, Any]:
+    """A message's part that shows a file.
+
+    Args:
+        path: a picture, a video, a GIF, or a folder of frames.
+        start_time, end_time: seconds, of a video; a picture has no time and leaves them out.
+
+    Raises:
+        InputError: the file does not exist, or is neither a picture nor a video.
+    """
+    if kind_of(path) == "image":
+        return {"type": "image", "image": str(path)}
+    times = {"start_time": start_time, "end_time": end_time}
+    return {"type": "video", "video": str(path)} | {key: time for key, time in times.items() if time is not None}
+
+
+def kind_of(path: str | Path) -> Literal["image", "video"]:
+    """By the suffix; folders are videos, and a suffix that says nothing is settled by opening the file.
+
+    Raises:
+        InputError: the file does not exist, or is neither.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, never raises (names too long, null bytes)
+        raise InputError(f"{path} does not exist")
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in IMAGE_SUFFIXES or _opens(load_image, path):
+        return "image"
+    if _opens(open_video, path):
+        return "video"
+    raise InputError(f"{path} is neither a picture that Pillow reads nor a video that decord reads")
+
+
+def _opens(reader: Any, path: Path) -> bool:
+    try:
+        reader(path)
+    except InputError:
+        return False
+    return True
