@@ -59,7 +59,10 @@ def parity(
     with stderr.status("running both implementations"):
         result = run_parity(network, inputs, reference, attention, exact, truth, new_tokens, tolerance, before, about)
     report = result.report
-    Console().print(report.table())
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # in a file, or a pipe, there is no edge to fit to
+    console.print(report.table())
     if dump:
         save_activations(dump, result.ours, inputs)
     for path, write in ((markdown, report.markdown), (json, report.json)):

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vl3ref.errors import InputError
 from vl3ref.parity.metrics import Difference
 
-HEADINGS = ("activation", "shape", "max", "mean", "ulp", "cosine", "our error", "its error", "we are")
+HEADINGS = ("activation", "shape", "max", "mean", "ulp", "1 - cosine", "our error", "its error", "we are")
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,12 @@ class Report:
 
     def table(self) -> Table:
         """For the terminal; rows past the tolerance are red, those that are not equal yellow."""
-        table = Table(title="ours beside the reference", caption=self.summary(), caption_justify="left")
+        table = Table(
+            title="ours beside the reference", caption=self.summary(), caption_justify="left", box=SIMPLE_HEAD
+        )
         for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading in ("activation", "we are") else "right")
+            words = heading in ("activation", "we are")
+            table.add_column(heading, justify="left" if words else "right", no_wrap=True)
         for row in self.rows:
             style = "red" if row.name in self.failed else None if row.equal else "yellow"
             table.add_row(*cells(row), style=style)
@@ -132,7 +136,7 @@ def cells(row: Difference) -> tuple[str, ...]:
         number(row.max_abs),
         number(row.mean_abs),
         "0" if row.max_ulp == 0 else f"{row.max_ulp:.1f}",
-        f"{row.cosine:.9f}",
+        number(max(1 - row.cosine, 0.0)),
         number(row.our_error),
         number(row.reference_error),
         "equal" if row.equal else row.verdict or "different",
