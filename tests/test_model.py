@@ -164,7 +164,9 @@ def test_cached_attention_continues_where_the_cache_left_off(past: list[int], ne
     for b, (_, k, v) in enumerate(whole):
         keys[b, :, : totals[b]], values[b, :, : totals[b]] = k.transpose(0, 1), v.transpose(0, 1)
     q_new = torch.cat([q[p:] for (q, _, _), p in zip(whole, past, strict=True)])
-    ours = cached_attention(q_new, keys, values, past, new_lengths).split(new_lengths)
+    cache = KVCache(LanguageConfig(8, 32, 8, 1, 4, 2), len(past), max(totals) + 3, torch.float32, "cpu")
+    cache.lengths = past
+    ours = cached_attention(q_new, keys, values, cache.step(new_lengths)).split(new_lengths)
     for out, (q, k, v), p in zip(ours, whole, past, strict=True):
         full = packed_attention(q, k, v, [len(q)], causal=True)
         assert (out - full[p:]).abs().max() < 1e-5

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from vl3ref.checkpoints.names import LANGUAGE, PROJECTOR, TO_OURS, VISION, translate
 from vl3ref.config_json import read_config, read_json, read_language_config, read_vision_config, token_ids
@@ -153,11 +153,12 @@ def _fill(make: Any, files: TensorFiles, device: torch.device, dtype: torch.dtyp
         if head not in wanted:  # tied: transformers may still have written the head, as a copy
             names = {theirs: ours for theirs, ours in names.items() if ours != head}
     _check_fit(files.folder, wanted, names, shapes)
-    for theirs, ours in names.items():
-        # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
-        value = files.read(theirs).to(device=device, dtype=dtype, copy=True)
-        owner, _, leaf = ours.rpartition(".")
-        module.get_submodule(owner).register_parameter(leaf, nn.Parameter(value))
+    module.to(dtype).to_empty(device=device)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
+            parameters[ours].copy_(files.read(theirs))
     return module.eval()
 
 

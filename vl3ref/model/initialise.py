@@ -1,7 +1,6 @@
 """Random weights: where training from nothing starts, and what checks of full-size geometries run on."""
 
 import torch
-from torch import nn
 
 from vl3ref.config import ModelConfig
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -25,10 +24,10 @@ def random_model(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         model = VideoLLaMA3(config)
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            value = initial_value(name, parameter.shape, generator, spread)
-            module.register_parameter(name, nn.Parameter(value.to(dtype)))
+    model.to(dtype).to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(initial_value(name.rpartition(".")[2], parameter.shape, generator, spread))
     return model.eval()
 
 

@@ -5,12 +5,42 @@ generation can get. Conversations fill their rows independently, so those of dif
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vl3ref.config import LanguageConfig
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the new tokens of one forward pass stand, and what they see. Worked out once, read by every layer.
+
+    Attributes:
+        lengths: new tokens of each conversation.
+        past: tokens each conversation held before them.
+        positions: of each new token in its conversation.
+        one_each: whether every conversation has exactly one new token (decoding); the rest is for that case.
+        reach: keys that attention reads of each conversation: as many as the longest holds, or all there is room for.
+        filled: which of these keys are there; None if all are.
+        conversations: which one each token belongs to; None if there is only one.
+    """
+
+    lengths: Sequence[int]
+    past: Sequence[int]
+    positions: Int[Tensor, " tokens"]
+    one_each: bool = False
+    reach: int = 0
+    filled: Bool[Tensor, "tokens reach"] | None = None
+    conversations: Int[Tensor, " tokens"] | None = None
+
+
+def first_step(lengths: Sequence[int], device: torch.device) -> Step:
+    """The step of a pass that remembers nothing."""
+    positions = torch.cat([torch.arange(n, device=device) for n in lengths])
+    return Step(lengths, [0] * len(lengths), positions)
 
 
 class KVCache:
@@ -36,16 +66,46 @@ class KVCache:
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
+    def step(self, lengths: Sequence[int]) -> Step:
+        """Plan for these many new tokens of each conversation."""
+        device = self.keys[0].device
+        if any(length != 1 for length in lengths):
+            starts = zip(self.lengths, lengths, strict=True)
+            positions = torch.cat([torch.arange(past, past + new, device=device) for past, new in starts])
+            return Step(lengths, list(self.lengths), positions)
+        positions = torch.tensor(self.lengths, device=device)
+        longest = max(self.lengths) + 1
+        ragged = min(self.lengths) + 1 < longest
+        filled = torch.arange(longest, device=device) <= positions[:, None] if ragged else None
+        several = torch.arange(len(lengths), device=device) if len(lengths) > 1 else None
+        return Step(lengths, list(self.lengths), positions, True, longest, filled, several)
+
+    def static_step(self, positions: Int[Tensor, " conversations"]) -> Step:
+        """Plan for one new token of each conversation at positions that only the device knows.
+
+        Every shape is the same from token to token, and nothing depends on a number that Python has to read: what a
+        captured CUDA graph needs. Attention reads the whole capacity, and masks what is not filled.
+        """
+        conversations = torch.arange(len(positions), device=positions.device)
+        filled = torch.arange(self.capacity, device=positions.device) <= positions[:, None]
+        ones = [1] * len(positions)
+        return Step(ones, list(self.lengths), positions, True, self.capacity, filled, conversations)
+
     def write(
         self,
         layer: int,
         keys: Float[Tensor, "tokens kv_heads head_dim"],
         values: Float[Tensor, "tokens kv_heads head_dim"],
-        lengths: Sequence[int],
+        step: Step,
     ) -> None:
-        """Append packed new tokens to every conversation of one layer; `advance` counts them once all layers have."""
-        for b, (k, v) in enumerate(zip(keys.split(list(lengths)), values.split(list(lengths)), strict=True)):
-            rows = slice(self.lengths[b], self.lengths[b] + lengths[b])
+        """Put packed new tokens in their places in one layer; `advance` counts them once all layers have."""
+        if step.conversations is not None:
+            self.keys[layer][step.conversations, :, step.positions] = keys
+            self.values[layer][step.conversations, :, step.positions] = values
+            return
+        new = list(step.lengths)
+        for b, (k, v) in enumerate(zip(keys.split(new), values.split(new), strict=True)):
+            rows = slice(step.past[b], step.past[b] + new[b])
             self.keys[layer][b, :, rows] = k.transpose(0, 1)
             self.values[layer][b, :, rows] = v.transpose(0, 1)
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vl3ref.config import LanguageConfig
 from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
-from vl3ref.model.kv_cache import KVCache
+from vl3ref.model.kv_cache import KVCache, Step, first_step
 from vl3ref.model.recording import Recording
 from vl3ref.model.rope import Rotation, rotate, text_rotation
 
@@ -75,17 +74,25 @@ class LanguageModel(nn.Module):
         """What the head reads: the residual stream after the last norm."""
         if not x.is_floating_point():
             x = self.embed_tokens(x)
-        past = cache.lengths if cache is not None else [0] * len(lengths)
-        positions = torch.cat(
-            [torch.arange(start, start + n, device=x.device) for start, n in zip(past, lengths, strict=True)]
-        )
-        rotation = text_rotation(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        step = first_step(lengths, x.device) if cache is None else cache.step(lengths)
+        x = self.run(x, step, cache, recording)
+        if cache is not None:
+            cache.advance(lengths)
+        return x
+
+    def run(
+        self,
+        x: Float[Tensor, "tokens dim"],
+        step: Step,
+        cache: KVCache | None = None,
+        recording: Recording | None = None,
+    ) -> Float[Tensor, "tokens dim"]:
+        """All blocks and the last norm, for a step that is planned already."""
+        rotation = text_rotation(step.positions, self.config.head_dim, self.config.rope_theta, x.dtype)
         for index, layer in enumerate(self.layers):
             if recording is not None:
                 recording.add_hidden(index, x)
-            x = layer(x, rotation, lengths, cache, recording)
-        if cache is not None:
-            cache.advance(lengths)
+            x = layer(x, rotation, step, cache, recording)
         x = self.norm(x)
         if recording is not None:
             recording.add_hidden(len(self.layers), x)
@@ -145,11 +152,11 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Tensor, "tokens dim"],
         rotation: Rotation,
-        lengths: Sequence[int],
+        step: Step,
         cache: KVCache | None = None,
         recording: Recording | None = None,
     ) -> Float[Tensor, "tokens dim"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, lengths, cache, recording)
+        x = x + self.self_attn(self.input_layernorm(x), rotation, step, cache, recording)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -170,24 +177,21 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "tokens dim"],
         rotation: Rotation,
-        lengths: Sequence[int],
+        step: Step,
         cache: KVCache | None = None,
         recording: Recording | None = None,
     ) -> Float[Tensor, "tokens dim"]:
-        q, k, v = (
-            rearrange(project(x), "n (h d) -> n h d", d=self.head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (project(x).view(len(x), -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, rotation), rotate(k, rotation)
         if recording is not None and recording.attentions:
-            recording.add_attention(self.index, attention_maps(q, k, lengths, causal=True))
+            recording.add_attention(self.index, attention_maps(q, k, step.lengths, causal=True))
         if cache is not None:
-            cache.write(self.index, k, v, lengths)
-        if cache is None or not any(cache.lengths):
-            out = packed_attention(q, k, v, lengths, causal=True)
+            cache.write(self.index, k, v, step)
+        if cache is None or not any(step.past):
+            out = packed_attention(q, k, v, step.lengths, causal=True)
         else:
-            out = cached_attention(q, cache.keys[self.index], cache.values[self.index], cache.lengths, lengths)
-        return self.o_proj(rearrange(out, "n h d -> n (h d)"))
+            out = cached_attention(q, cache.keys[self.index], cache.values[self.index], step)
+        return self.o_proj(out.flatten(1))
 
 
 class GatedMLP(nn.Module):
@@ -202,7 +206,10 @@ class GatedMLP(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square. Computed in float32, rounded to x's dtype, then scaled by the weight."""
+    """Divide by the root mean square. Computed in float32, rounded to x's dtype, then scaled by the weight.
+
+    torch's own does the same for wide dtypes, bit for bit and in one call; for narrow ones it scales before it rounds.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -210,6 +217,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)

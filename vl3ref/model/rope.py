@@ -21,7 +21,11 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle, each (tokens, head_dim): the half of head_dim that differs, written twice."""
+    """Cosine and sine of every angle, each (tokens, head_dim): the half of head_dim that differs, written twice.
+
+    The sine's first half is negative: number i becomes x[i] cos - x[i + head_dim/2] sin, and number i + head_dim/2
+    becomes x[i + head_dim/2] cos + x[i] sin, so `rotate` needs only swap the halves.
+    """
 
     cos: Float[Tensor, "tokens head_dim"]
     sin: Float[Tensor, "tokens head_dim"]
@@ -36,8 +40,7 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[T
 def text_rotation(positions: Int[Tensor, " tokens"], head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
     """Rotation of the decoder. Cosine and sine are rounded to the model's dtype before use, as Qwen2 does."""
     angles = positions[:, None].float() * inverse_frequencies(head_dim, theta, positions.device)
-    angles = torch.cat([angles, angles], dim=-1)
-    return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))
+    return _written_twice(angles, dtype)
 
 
 def image_rotation(
@@ -46,8 +49,12 @@ def image_rotation(
     """Rotation of the vision encoder: float32, whatever the model's dtype."""
     frequencies = inverse_frequencies(head_dim // 2, theta, rows.device)
     angles = torch.cat([rows[:, None].float() * frequencies, columns[:, None].float() * frequencies], dim=-1)
-    angles = torch.cat([angles, angles], dim=-1)
-    return Rotation(angles.cos(), angles.sin())
+    return _written_twice(angles, torch.float32)
+
+
+def _written_twice(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype) -> Rotation:
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
 def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Float[Tensor, "tokens heads head_dim"]:
@@ -55,8 +62,7 @@ def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Flo
     cos, sin = rotation.cos[:, None], rotation.sin[:, None]
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, cos.dtype))
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(dtype)
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(dtype)
 
 
 def patch_positions(
