@@ -70,7 +70,7 @@ def test_second_turn_equals_the_whole_conversation(chat, files, monkeypatch):
 def force_answer(chat, monkeypatch, ids):
     """Have the model say these ids, whatever it thinks; the cache is filled as ever."""
     wanted = iter(ids)
-    monkeypatch.setattr("vl3ref.generation.Chooser.__call__", lambda self, logits: torch.tensor(next(wanted)))
+    monkeypatch.setattr("vl3ref.generation.Chooser.__call__", lambda self, logits: torch.tensor([next(wanted)]))
 
 
 @pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>", None])

@@ -39,7 +39,7 @@ def reference() -> transformers.VideoLlama3ForConditionalGeneration:
 
 
 def chooser(vocab: int, prompt: torch.Tensor, min_new_tokens: int = 0, **options: object) -> Chooser:
-    return Chooser(Sampling(**options), 0, vocab, ENDS, min_new_tokens, prompt)
+    return Chooser(Sampling(**options), vocab, ENDS, min_new_tokens, [prompt])
 
 
 # ----------------------------------------------------------------------------------------- each rule, and their order
@@ -83,26 +83,26 @@ def test_every_rule_is_transformers_rule_in_its_order(
         top_p=top_p,
         repetition_penalty=penalty,
         penalty_scope="prompt",
-    ).adjust(logits)
+    ).adjust(logits[None])[0]
     assert torch.equal(ours.isinf(), expected.isinf())
     possible = ~expected.isinf()
     assert torch.allclose(ours[possible], expected[possible], rtol=1e-6)
 
 
 def test_the_penalty_counts_new_tokens_unless_told_to_count_the_prompt() -> None:
-    logits = torch.tensor([2.0, 1.0, -1.0])
-    prompt = torch.tensor([0, 2])
-    new_only = Chooser(Sampling(repetition_penalty=4.0), 0, 3, torch.tensor([], dtype=torch.int64), 0, prompt)
-    assert new_only(logits) == 0
-    assert torch.equal(new_only.adjust(logits), torch.tensor([0.5, 1.0, -1.0]))
+    logits = torch.tensor([[2.0, 1.0, -1.0]])
+    prompt, nothing = torch.tensor([0, 2]), torch.tensor([], dtype=torch.int64)
+    new_only = Chooser(Sampling(repetition_penalty=4.0), 3, nothing, 0, [prompt])
+    assert new_only(logits).tolist() == [0]
+    assert torch.equal(new_only.adjust(logits), torch.tensor([[0.5, 1.0, -1.0]]))
     both = Sampling(repetition_penalty=4.0, penalty_scope="prompt")
-    whole = Chooser(both, 0, 3, torch.tensor([], dtype=torch.int64), 0, prompt)
-    assert torch.equal(whole.adjust(logits), torch.tensor([0.5, 1.0, -4.0]))
+    whole = Chooser(both, 3, nothing, 0, [prompt])
+    assert torch.equal(whole.adjust(logits), torch.tensor([[0.5, 1.0, -4.0]]))
 
 
 def test_ties_at_the_kth_place_all_stay() -> None:
     logits = torch.tensor([1.0, 2.0, 2.0, 3.0])
-    kept = ~chooser(4, torch.tensor([0]), temperature=1.0, top_k=2).adjust(logits).isinf()
+    kept = ~chooser(4, torch.tensor([0]), temperature=1.0, top_k=2).adjust(logits[None])[0].isinf()
     assert kept.tolist() == [False, True, True, True]
 
 
@@ -268,6 +268,44 @@ def test_a_cache_is_continued_by_one_conversation_only(model: VideoLLaMA3) -> No
     cache = KVCache(model.config.language, 1, 8, torch.float32, "cpu")
     with pytest.raises(InputError, match="one conversation at a time"):
         list(stream(model, pack([inputs_of("text_only")] * 2), cache=cache))
+
+
+@quick
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3), chunk=st.integers(1, 8), seed=st.integers(0, 1000))
+def test_prefilling_in_pieces_is_one_full_pass(
+    decoder: LanguageModel, lengths: list[int], chunk: int, seed: int
+) -> None:
+    ids = torch.randint(4, 250, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    results = []
+    for size in (None, chunk):
+        cache = KVCache(decoder.config, len(lengths), max(lengths), torch.float32, "cpu")
+        decoder.prefill_chunk = size
+        with torch.no_grad():
+            results.append((decoder.prefill(decoder.embed_tokens(ids), lengths, cache), cache))
+    decoder.prefill_chunk = 2048
+    (whole, expected), (pieces, cache) = results
+    assert (whole - pieces).abs().max() < 2e-5
+    assert cache.lengths == expected.lengths == lengths
+    for in_pieces, at_once in zip(cache.keys + cache.values, expected.keys + expected.values, strict=True):
+        assert (in_pieces - at_once).abs().max() < 2e-5
+
+
+@quick
+@given(past=st.lists(st.integers(0, 6), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_a_static_step_is_a_step(decoder: LanguageModel, past: list[int], seed: int) -> None:
+    """The form that a CUDA graph captures: the whole capacity is read, and what is not filled is masked."""
+    source = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, 250, (len(past),), generator=source)
+    logits = []
+    for static in (False, True):
+        cache = KVCache(decoder.config, len(past), 9, torch.float32, "cpu")
+        for x in cache.keys + cache.values:
+            x.copy_(torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)))
+        cache.lengths = list(past)
+        step = cache.static_step(torch.tensor(past)) if static else cache.step([1] * len(past))
+        with torch.no_grad():
+            logits.append(decoder.head(decoder.run(decoder.embed_tokens(ids), step, cache)))
+    assert (logits[0] - logits[1]).abs().max() < 2e-5
 
 
 # --------------------------------------------------------------------------------------------------- the wrong thing

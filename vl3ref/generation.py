@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vl3ref.config import LanguageConfig
@@ -118,78 +118,79 @@ def stream(
         raise InputError("a cache from earlier turns can be continued by one conversation at a time")
     cache.reserve(max(prompt.lengths) + max_new_tokens)
     _warn_if_long(decoder.config, max(cache.lengths) + max(prompt.lengths) + max_new_tokens)
-    ends = torch.tensor(
-        decoder_ends(decoder) if end_token_ids is None else list(end_token_ids), dtype=torch.int64, device=prompt.device
-    )
-    sampling = Sampling(**options)
-    choosers = [
-        Chooser(sampling, b, decoder.config.vocab_size, ends, min_new_tokens, prompt.ids[b]) for b in range(count)
-    ]
+    end_ids = set(decoder_ends(decoder) if end_token_ids is None else end_token_ids)
+    ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=prompt.device)
+    choose = Chooser(Sampling(**options), decoder.config.vocab_size, ends, min_new_tokens, prompt.ids)
 
-    logits = decoder(prompt.embeddings, prompt.lengths, cache, logits_to_keep=1)
+    logits = decoder.prefill(prompt.embeddings, prompt.lengths, cache)
     running = list(range(count))
     for step in range(max_new_tokens):
-        newest = torch.stack([choosers[b](row) for b, row in zip(running, logits, strict=True)])
-        ended = torch.isin(newest, ends).tolist()
-        yield from zip(running, newest.tolist(), strict=True)
-        going = [slot for slot, over in enumerate(ended) if not over]
+        newest = choose(logits)
+        tokens = newest.tolist()  # the one number a step waits for: it is streamed, and may end a conversation
+        yield from zip(running, tokens, strict=True)
+        going = [slot for slot, token in enumerate(tokens) if token not in end_ids]
         if not going or step == max_new_tokens - 1:
             return
         if len(going) < len(running):
             cache.keep(going)
+            choose.keep(going)
             newest, running = newest[going], [running[slot] for slot in going]
         logits = decoder(newest, [1] * len(running), cache)
 
 
 class Chooser:
-    """Chooses one conversation's next token from its logits, remembering what it has chosen.
+    """Chooses the next token of every conversation, remembering what it has chosen.
 
     Args:
         sampling: the rule.
-        conversation: index, which offsets the seed.
-        vocab_size: length of the logits.
+        vocab_size: length of a row of logits.
         ends: (ends,) int64, tokens that end the text.
         min_new_tokens: until then `ends` cannot be chosen.
-        prompt_ids: of this conversation, for the penalty's "prompt" scope.
+        prompts: ids of each conversation, for the penalty's "prompt" scope.
     """
 
     def __init__(
         self,
         sampling: Sampling,
-        conversation: int,
         vocab_size: int,
         ends: Int[Tensor, " ends"],
         min_new_tokens: int,
-        prompt_ids: Int[Tensor, " tokens"],
+        prompts: Sequence[Int[Tensor, " _"]],
     ) -> None:
         self.sampling, self.ends, self.min_new_tokens = sampling, ends, min_new_tokens
         self.new = 0
-        self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=ends.device)
-        if sampling.penalty_scope == "prompt":
-            self.seen[prompt_ids] = True
-        self.generator = torch.Generator(ends.device)
-        if sampling.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(sampling.seed + conversation)
+        self.seen: Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=ends.device)
+            if sampling.penalty_scope == "prompt":
+                for row, ids in zip(self.seen, prompts, strict=True):
+                    row[ids] = True
+        self.generators = [torch.Generator(ends.device) for _ in prompts]
+        for conversation, generator in enumerate(self.generators):
+            if sampling.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(sampling.seed + conversation)
 
-    def __call__(self, logits: Float[Tensor, " vocab"]) -> Int[Tensor, ""]:
+    def __call__(self, logits: Float[Tensor, "conversations vocab"]) -> Int[Tensor, " conversations"]:
         logits = self.adjust(logits.float())
         if self.sampling.temperature == 0:
-            token = logits.argmax()
+            tokens = logits.argmax(-1)
         else:
-            token = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)[0]
-        self.seen[token] = True
+            draws = zip(logits.softmax(-1), self.generators, strict=True)
+            tokens = torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in draws])
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
         self.new += 1
-        return token
+        return tokens
 
-    def adjust(self, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+    def adjust(self, logits: Float[Tensor, "conversations vocab"]) -> Float[Tensor, "conversations vocab"]:
         """Every rule but the draw, in transformers' order."""
         rule = self.sampling
-        if rule.repetition_penalty != 1:
+        if self.seen is not None:
             logits = penalise(logits, self.seen, rule.repetition_penalty)
         if self.new < self.min_new_tokens:
-            logits = logits.index_fill(0, self.ends, -math.inf)
+            logits = logits.index_fill(-1, self.ends, -math.inf)
         if rule.temperature:
             logits = logits / rule.temperature
             if rule.top_k is not None:
@@ -198,19 +199,27 @@ class Chooser:
                 logits = keep_top_p(logits, rule.top_p)
         return logits
 
+    def keep(self, slots: Sequence[int]) -> None:
+        """Forget all conversations but these."""
+        self.generators = [self.generators[slot] for slot in slots]
+        if self.seen is not None:
+            self.seen = self.seen[list(slots)]
 
-def penalise(logits: Float[Tensor, " vocab"], seen: Tensor, penalty: float) -> Float[Tensor, " vocab"]:
+
+def penalise(
+    logits: Float[Tensor, "*rows vocab"], seen: Bool[Tensor, "*rows vocab"], penalty: float
+) -> Float[Tensor, "*rows vocab"]:
     """Make tokens that were seen less likely (CTRL, arXiv 1909.05858): towards minus infinity from either sign."""
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def keep_top_k(logits: Float[Tensor, " vocab"], k: int) -> Float[Tensor, " vocab"]:
+def keep_top_k(logits: Float[Tensor, "*rows vocab"], k: int) -> Float[Tensor, "*rows vocab"]:
     """Only the k likeliest stay possible (more where the k-th is tied)."""
-    least = logits.topk(min(k, len(logits))).values[-1]
+    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < least, -math.inf)
 
 
-def keep_top_p(logits: Float[Tensor, " vocab"], p: float) -> Float[Tensor, " vocab"]:
+def keep_top_p(logits: Float[Tensor, "*rows vocab"], p: float) -> Float[Tensor, "*rows vocab"]:
     """Only the fewest likeliest tokens that together reach probability p stay possible; always at least one.
 
     Summed from the unlikeliest upwards, as transformers does, so that rounding falls the same way.
@@ -219,8 +228,8 @@ def keep_top_p(logits: Float[Tensor, " vocab"], p: float) -> Float[Tensor, " voc
         return logits
     ascending, order = logits.sort()
     dropped = ascending.softmax(-1).cumsum(-1) <= 1 - p
-    dropped[-1] = False
-    return logits.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), -math.inf)
+    dropped[..., -1] = False
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -math.inf)
 
 
 @dataclass

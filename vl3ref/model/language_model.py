@@ -23,16 +23,24 @@ from vl3ref.model.rope import Rotation, rotate, text_rotation
 IGNORED = -100
 """The label of a token that is not learnt."""
 
+PREFILL_CHUNK = 2048
+"""Prompt tokens computed at once: the MLP of the 2B then holds 0.2 GB of activations, whatever the prompt's length."""
+
 LOSS_CHUNK = 1024
 """Tokens whose logits are held at once while the loss is computed: 0.6 GB in float32 with Qwen's vocabulary."""
 
 
 class LanguageModel(nn.Module):
-    """Qwen2.5 with its head (the embedding table itself where the checkpoint ties them)."""
+    """Qwen2.5 with its head (the embedding table itself where the checkpoint ties them).
+
+    Attributes:
+        prefill_chunk: prompt tokens that `prefill` computes at once; None for all.
+    """
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
+        self.prefill_chunk: int | None = PREFILL_CHUNK
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -79,6 +87,26 @@ class LanguageModel(nn.Module):
         if cache is not None:
             cache.advance(lengths)
         return x
+
+    def prefill(
+        self, x: Float[Tensor, "tokens dim"], lengths: Sequence[int], cache: KVCache
+    ) -> Float[Tensor, "conversations vocab"]:
+        """Fill the cache with prompts, and give the logits that follow each.
+
+        Long prompts go through in pieces, each attending to the pieces before it in the cache, so that memory is
+        bounded by the piece. Short ones are computed together.
+        """
+        chunk = self.prefill_chunk
+        if chunk is None or len(x) <= chunk:
+            return self(x, lengths, cache, logits_to_keep=1)
+        last = []
+        for b, prompt in enumerate(x.split(list(lengths))):
+            for piece in prompt.split(chunk):
+                new = [0] * len(lengths)
+                new[b] = len(piece)
+                hidden = self.hidden(piece, new, cache)
+            last.append(hidden[-1])
+        return self.head(torch.stack(last))
 
     def run(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import IGNORED, LanguageModel
+from vl3ref.model.language_model import IGNORED, PREFILL_CHUNK, LanguageModel
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
 from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
@@ -190,6 +190,7 @@ class VideoLLaMA3(nn.Module):
         self.vision_encoder.embeddings.as_convolution = on
         self.vision_encoder.chunk_patches = None if on else CHUNK_PATCHES
         self.project_before_pruning = on
+        self.language_model.prefill_chunk = None if on else PREFILL_CHUNK
         return self
 
     def generate(
