@@ -17,8 +17,10 @@ from vl3ref.model.attention import attention_maps, cached_attention, packed_atte
 from vl3ref.model.diff_fp import DiffFP, keep_all
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.recording import Recording
 from vl3ref.model.rope import image_rotation, patch_positions, rotate, text_rotation
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model.vision import CHUNK_PATCHES, first_occurrences
 from vl3ref.model_inputs import ModelInputs
 
 quick = settings(deadline=None, max_examples=25)
@@ -120,6 +122,58 @@ def test_moving_to_bfloat16_and_back_does_not_round_the_frequencies(model: Video
     after = text_rotation(positions, 16, 1e6, torch.float32)
     assert torch.equal(before.cos, after.cos)
     assert not list(other.buffers())
+
+
+def long_video(model: VideoLLaMA3, frames: list[int], chunk: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Features with and without reuse of a video made of numbered pictures, and the rows its encoder computed."""
+    pictures = torch.rand(max(frames) + 1, 16, 588, generator=torch.Generator().manual_seed(0))
+    visuals = (pictures[frames].flatten(0, 1), torch.tensor([[len(frames), 4, 4]]), torch.tensor([2]))
+    encoder, rows, features = model.vision_encoder, [], []
+    before = encoder.chunk_patches
+    hook = encoder.embeddings.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    try:
+        encoder.chunk_patches = chunk
+        for reuse in (False, True):
+            encoder.reuse_frames = reuse
+            rows.clear()
+            with torch.no_grad():
+                features.append(encoder(*visuals))
+    finally:
+        hook.remove()
+        encoder.chunk_patches, encoder.reuse_frames = before, True
+    return features[0], features[1], list(rows)
+
+
+@quick
+@given(frames=st.lists(st.integers(0, 4), min_size=4, max_size=12), chunk=st.sampled_from([16, 32, 48]))
+def test_frames_of_the_same_pixels_are_encoded_once_with_the_same_bits(
+    model: VideoLLaMA3, frames: list[int], chunk: int
+) -> None:
+    every, once, rows = long_video(model, frames, chunk)
+    assert torch.equal(every, once)
+    size = chunk // 16
+    assert rows == [chunk] * -(-len(set(frames)) // size)
+
+
+def test_a_frame_that_differs_in_one_bit_is_another_frame(model: VideoLLaMA3) -> None:
+    frames = torch.rand(1, 16, 588).repeat(4, 1, 1)
+    frames[2, 15, 587] = torch.nextafter(frames[2, 15, 587], torch.tensor(2.0))
+    assert first_occurrences(frames) == [0, 0, 2, 0]
+    assert first_occurrences(torch.stack([frames[0], frames[0].flip(0)])) == [0, 1]
+
+
+def test_recording_a_long_video_leaves_a_row_per_patch(model: VideoLLaMA3) -> None:
+    pictures = torch.rand(1, 16, 588).repeat(5, 1, 1).flatten(0, 1)
+    visuals = (pictures, torch.tensor([[5, 4, 4]]), torch.tensor([2]))
+    model.vision_encoder.chunk_patches = 32
+    record = Recording(hidden_states=True, attentions=True)
+    with torch.no_grad():
+        plain = model.vision_encoder(*visuals)
+        recorded = model.vision_encoder(*visuals, recording=record)
+    model.vision_encoder.chunk_patches = CHUNK_PATCHES
+    assert torch.equal(plain, recorded)
+    assert [len(x) for x in record.all_hidden()] == [80] * 3
+    assert [len(maps) for maps in record.all_attentions()] == [5, 5]
 
 
 # ---------------------------------------------------------------------------------------------------------- attention

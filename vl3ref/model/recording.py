@@ -34,6 +34,13 @@ class Recording:
     def add_attention(self, layer: int, maps: list[Tensor]) -> None:
         self._maps[layer] += maps
 
+    def forget_last(self, segments: int, rows: int) -> None:
+        """Drop the last segments, of so many rows each: what only filled a chunk up."""
+        for chunks in self._hidden.values():
+            chunks[-1] = chunks[-1][: len(chunks[-1]) - segments * rows]
+        for maps in self._maps.values():
+            del maps[len(maps) - segments :]
+
     def all_hidden(self) -> tuple[Tensor, ...] | None:
         """One (tokens, dim) tensor per depth. Chunks that were computed one after another are joined."""
         return tuple(torch.cat(self._hidden[layer]) for layer in sorted(self._hidden)) if self.hidden_states else None

@@ -7,7 +7,7 @@ columns enter only through the rotation of queries and keys. Everything works on
 patches never see another frame's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +32,17 @@ class VisionEncoder(nn.Module):
     """Patches of any number of pictures and videos -> one feature per visual token.
 
     Attributes:
-        chunk_patches: whole frames are encoded together until they reach this many patches. It bounds the memory of
-            activations by a chunk instead of by the clip, and keeps a chunk's MLP in the processor's cache. None
-            encodes everything in one go.
+        chunk_patches: how many patches are encoded together, in whole frames (and always at least one). It bounds the
+            memory of activations by a chunk instead of by the clip, and keeps a chunk's MLP in the processor's cache.
+            None encodes everything in one go.
+        reuse_frames: encode frames of a long video that have the same pixels once.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
         self.chunk_patches: int | None = CHUNK_PATCHES
+        self.reuse_frames = True
         self.embeddings = PatchEmbeddings(config)
         self.encoder = Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -62,55 +64,88 @@ class VisionEncoder(nn.Module):
         Returns:
             Features (tokens, dim), frame by frame, row by row; tokens = sum of frames * rows * columns / merge^2.
         """
-        pixel_values = pixel_values.to(self.embeddings.patch_embedding.weight.dtype)
         grids = [(t, h, w) for t, h, w in grid_sizes.tolist()]
-        features, start = [], 0
-        for chunk_grids, chunk_merges in self._chunks(grids, merge_sizes.tolist()):
-            end = start + sum(t * h * w for t, h, w in chunk_grids)
-            features.append(self._encode(pixel_values[start:end], chunk_grids, chunk_merges, recording))
-            start = end
+        visuals = zip(pixel_values.split([t * h * w for t, h, w in grids]), grids, merge_sizes.tolist(), strict=True)
+        features: list[Tensor] = []
+        together: list[tuple[Tensor, Grid, int]] = []
+        room = self.chunk_patches
+        for visual in visuals:
+            patches, grid, merge = visual
+            if room is not None and together and sum(len(x) for x, _, _ in together) + len(patches) > room:
+                features.append(self._encode(together, recording))
+                together = []
+            if room is not None and len(patches) > room and grid[0] > 1:
+                features.append(self._encode_long(patches, grid, merge, recording))
+            else:
+                together.append(visual)
+        if together:
+            features.append(self._encode(together, recording))
         if not features:
-            return pixel_values.new_zeros(0, self.config.hidden_size)
+            return self.post_layernorm.weight.new_zeros(0, self.config.hidden_size)
         return torch.cat(features) if len(features) > 1 else features[0]
 
-    def _chunks(self, grids: list[Grid], merges: list[int]) -> Iterator[tuple[list[Grid], list[int]]]:
-        """Consecutive whole frames, up to `chunk_patches` of them (always at least one frame)."""
-        if self.chunk_patches is None:
-            if grids:
-                yield grids, merges
-            return
-        chunk: list[Grid] = []
-        chunk_merges: list[int] = []
-        room = self.chunk_patches
-        for (frames, height, width), merge in zip(grids, merges, strict=True):
-            while frames:
-                fit = min(frames, room // (height * width))
-                if not fit and chunk:
-                    yield chunk, chunk_merges
-                    chunk, chunk_merges, room = [], [], self.chunk_patches
-                    continue
-                fit = max(fit, 1)
-                chunk.append((fit, height, width))
-                chunk_merges.append(merge)
-                room -= fit * height * width
-                frames -= fit
-        if chunk:
-            yield chunk, chunk_merges
+    def _encode_long(
+        self, patches: Tensor, grid: Grid, merge: int, recording: Recording | None
+    ) -> Float[Tensor, "tokens dim"]:
+        """A video that does not fit into one chunk: chunk after chunk of its distinct frames.
+
+        All chunks have the same number of frames (the last one is filled up), so the shapes of the matrix products, and
+        with them the bits of a frame's features, do not depend on how many frames are distinct.
+        """
+        frames, height, width = grid
+        by_frame = patches.view(frames, height * width, -1)
+        # Recorded activations are one per frame, repeated or not.
+        reuse = self.reuse_frames and recording is None
+        first = first_occurrences(by_frame) if reuse else list(range(frames))
+        distinct = sorted(set(first))
+        size = max(1, (self.chunk_patches or 0) // (height * width))
+        encoded: dict[int, Tensor] = {}
+        for start in range(0, len(distinct), size):
+            chunk = distinct[start : start + size]
+            filled = chunk + chunk[-1:] * (size - len(chunk))
+            visual = (by_frame[filled].flatten(0, 1), (size, height, width), merge)
+            features = self._encode([visual], recording)
+            if recording is not None:
+                recording.forget_last(size - len(chunk), height * width)
+            encoded |= dict(zip(chunk, features.chunk(size), strict=False))
+        return torch.cat([encoded[index] for index in first])
 
     def _encode(
-        self, patches: Tensor, grids: list[Grid], merges: list[int], recording: Recording | None
+        self, visuals: Sequence[tuple[Tensor, Grid, int]], recording: Recording | None
     ) -> Float[Tensor, "tokens dim"]:
+        """Everything given, in one go: patches, grid and merge size of each visual."""
+        parts, grids, merges = zip(*visuals, strict=True)
+        patches = torch.cat(parts) if len(parts) > 1 else parts[0]
         positions = [patch_positions(grid, merge, patches.device) for grid, merge in zip(grids, merges, strict=True)]
         rows, columns = (torch.cat(axis) for axis in zip(*positions, strict=True))
         rotation = image_rotation(rows, columns, self.config.head_dim, self.config.rope_theta)
         frame_lengths = [h * w for t, h, w in grids for _ in range(t)]
 
-        x = self.embeddings(patches)
+        x = self.embeddings(patches.to(self.post_layernorm.weight.dtype))
         x = self.encoder(x, rotation, frame_lengths, recording)
         x = self.post_layernorm(x)
         if recording is not None:
             recording.add_hidden(self.config.num_hidden_layers, x)
         return merge_tokens(x, grids, merges)
+
+
+def first_occurrences(frames: Float[Tensor, "frames patches values"]) -> list[int]:
+    """For each frame, the index of the first frame that has the very same pixels (its own, if none before has).
+
+    A screen recording or a slide show repeats itself to the bit. A sum over the pixels' bits, weighted by place, finds
+    candidates in one pass; each is then compared for good.
+    """
+    bits = frames.flatten(1).view(torch.int64 if frames.dtype == torch.float64 else torch.int32)
+    weights = torch.arange(1, 2 * bits.shape[1], 2, device=frames.device)
+    prints = torch.stack([(row * weights).sum() for row in bits]).tolist()
+    seen: dict[int, list[int]] = {}
+    first = []
+    for index, mark in enumerate(prints):
+        same = next((k for k in seen.get(mark, []) if torch.equal(frames[k], frames[index])), index)
+        if same == index:
+            seen.setdefault(mark, []).append(index)
+        first.append(same)
+    return first
 
 
 def merge_tokens(

@@ -74,20 +74,24 @@ def our_points(model: VideoLLaMA3) -> dict[str, nn.Module]:
 
 @contextmanager
 def record_modules(points: Mapping[str, nn.Module]) -> Iterator[Activations]:
-    """While open, every call of a named module leaves its output; calls of the same module are joined along rows."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in points}
+    """While open, every call of a named module leaves its output; calls of the same module are joined along rows.
+
+    They stand in the order in which the modules were done, so that the first that differs is where a difference began.
+    A module that gives no tensor leaves nothing.
+    """
+    parts: dict[str, list[Tensor]] = {}
     activations: Activations = {}
     with ExitStack() as hooks:
         for name, module in points.items():
-            hooks.enter_context(_removed(module.register_forward_hook(_keep(parts[name]))))
+            hooks.enter_context(_removed(module.register_forward_hook(_keep(parts, name))))
         yield activations
-    activations.update({name: torch.cat(found) for name, found in parts.items() if found})
+    activations.update({name: _joined(found) for name, found in parts.items()})
 
 
 @torch.no_grad()
 def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Activations:
     """Every named activation of our model for these inputs, and the ids it goes on with."""
-    with record_modules(our_points(model)) as inside:
+    with _one_frame_at_a_time(model, inputs), record_modules(our_points(model)) as inside:
         spliced = model.splice(inputs)
         hidden = model.language_model.hidden(spliced.embeddings, spliced.lengths)
         logits = model.language_model.head(hidden)
@@ -105,15 +109,31 @@ def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Acti
     )
 
 
+@contextmanager
+def _one_frame_at_a_time(model: VideoLLaMA3, inputs: ModelInputs) -> Iterator[None]:
+    """The chunks of the fast order without what would leave rows of its own: frames that fill a last chunk up, and
+    frames that are left out because they were seen before."""
+    encoder = model.vision_encoder
+    before = encoder.chunk_patches, encoder.reuse_frames
+    if before[0] is not None and inputs.grid_sizes is not None:
+        encoder.chunk_patches = max(h * w for _, h, w in inputs.grid_sizes.tolist())
+    encoder.reuse_frames = False
+    try:
+        yield
+    finally:
+        encoder.chunk_patches, encoder.reuse_frames = before
+
+
 def in_order(activations: Activations) -> Activations:
-    """Sorted along the data flow."""
+    """Sorted along the data flow; names that are not ours come last, as they were."""
+    branches = ("attention", "mlp", "")
 
     def place(name: str) -> tuple[int, int, int]:
         tower, _, rest = name.partition(".layers.")
-        if not rest:
-            return (FLOW.index(name) if name in FLOW else len(FLOW), 0, 0)
         number, _, branch = rest.partition(".")
-        return FLOW.index(f"{tower}.layers"), int(number), ("attention", "mlp", "").index(branch)
+        if f"{tower}.layers" in FLOW and number.isdecimal() and branch in branches:
+            return FLOW.index(f"{tower}.layers"), int(number), branches.index(branch)
+        return (FLOW.index(name) if name in FLOW else len(FLOW), 0, 0)
 
     return {name: activations[name] for name in sorted(activations, key=place)}
 
@@ -144,24 +164,55 @@ def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]
     given = {name: tensors.pop(f"input.{name}", None) for name in INPUT_FIELDS}
     if given["input_ids"] is None:
         return in_order(tensors), None
+    _check_inputs(path, given)
+    for name in ("input_ids", "lengths", "grid_sizes", "merge_sizes"):
+        if given[name] is not None:
+            given[name] = given[name].long()  # others write int32
     if given["lengths"] is None:
         given["lengths"] = torch.tensor([len(given["input_ids"])])
-    modals = metadata.get("modals") or ",".join(
-        "video" if frames > 1 else "image" for frames, _, _ in (given["grid_sizes"].tolist() if visual(given) else [])
-    )
+    frames = given["grid_sizes"][:, 0].tolist() if given["grid_sizes"] is not None else []
+    modals = metadata.get("modals") or ",".join("video" if count > 1 else "image" for count in frames)
     return in_order(tensors), ModelInputs(**given, modals=modals.split(",") if modals else [])
 
 
-def visual(given: Mapping[str, Any]) -> bool:
-    return given["grid_sizes"] is not None
+def _check_inputs(path: str | Path, given: Mapping[str, Any]) -> None:
+    """Each of the right rank and kind; whether they fit together, the model asks (`ModelInputs.check`)."""
+    ranks = {"input_ids": 1, "lengths": 1, "pixel_values": 2, "grid_sizes": 2, "merge_sizes": 1}
+    for name, rank in ranks.items():
+        x = given[name]
+        if x is None:
+            continue
+        if x.ndim != rank or (name == "grid_sizes" and x.shape[1] != 3):
+            raise InputError(f"input.{name} in {path} is {tuple(x.shape)}, but should have {rank} axes, packed")
+        if x.is_floating_point() != (name == "pixel_values"):
+            raise InputError(f"input.{name} in {path} holds {str(x.dtype).removeprefix('torch.')}")
 
 
-def _keep(parts: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+def _keep(parts: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        output = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
-        parts.append(output.detach().flatten(0, -2).cpu())
+        found = _main_tensor(output)
+        if found is not None:
+            found = found.detach().cpu()
+            parts[name] = [*parts.pop(name, []), found.flatten(0, -2) if found.ndim > 2 else found]  # now the latest
 
     return hook
+
+
+def _main_tensor(output: Any) -> Tensor | None:
+    """What a module computes, where it gives more than a tensor: the first of a tuple, the main field of a transformers
+    output."""
+    if isinstance(output, tuple | list):
+        output = output[0] if output else None
+    for field in ("last_hidden_state", "logits"):
+        output = getattr(output, field, output)
+    return output if isinstance(output, Tensor) else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Along rows; an activation function that serves several widths has no rows to join."""
+    if len(parts) > 1 and (parts[0].ndim == 0 or len({part.shape[1:] for part in parts}) > 1):
+        return torch.cat([part.flatten() for part in parts])
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 @contextmanager

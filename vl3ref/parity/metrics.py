@@ -60,14 +60,13 @@ def difference(
     Ids and masks compare as numbers: `equal` and `max_abs` are what counts for them.
     """
     a, b = ours.detach().cpu(), reference.detach().cpu()
-    same = torch.equal(a, b.to(a.dtype))
     wide_a, wide_b = a.double(), b.double()
     apart = (wide_a - wide_b).abs()
     exact = truth.detach().cpu().double() if truth is not None else None
     return Difference(
         name=name,
         shape=tuple(a.shape),
-        equal=same,
+        equal=torch.equal(wide_a, wide_b),
         max_abs=_number(apart.max()) if apart.numel() else 0.0,
         mean_abs=_number(apart.mean()) if apart.numel() else 0.0,
         max_ulp=_ulps(apart, wide_b, a.dtype),

@@ -1,6 +1,7 @@
 """A comparison as a table: in the terminal, as Markdown, as JSON, as a plot."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,9 +92,9 @@ class Report:
             "failed": list(self.failed),
             "first_parting": self.first_parting,
             "unpaired": list(self.unpaired),
-            "rows": [{**asdict(row), "verdict": row.verdict} for row in self.rows],
+            "rows": [{**_finite(asdict(row)), "verdict": row.verdict} for row in self.rows],
         }
-        return json.dumps(content, indent=1, default=str) + "\n"
+        return json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
 
     def plot(self, path: str | Path) -> None:
         """Errors along the data flow, on a logarithmic scale.
@@ -122,6 +123,11 @@ class Report:
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(path, dpi=120)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no nan and no infinity; as words they can be told from None, which says that nothing was measured."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def cells(row: Difference) -> tuple[str, ...]:
