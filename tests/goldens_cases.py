@@ -31,7 +31,10 @@ def inputs_of(case: str, layout: str = "official") -> ModelInputs:
         ids, torch.tensor([len(ids)]), golden(case, "pixel_values"), grids, merges, CASES[case]["modals"]
     )
     if layout == "hf" and grids is not None:
-        kinds = [[250 if modal == "image" else 251] * n for modal, n in zip(inputs.modals, inputs.tokens_per_visual())]
+        kinds = [
+            [250 if modal == "image" else 251] * n
+            for modal, n in zip(inputs.modals, inputs.tokens_per_visual(), strict=True)
+        ]
         ids[ids == 250] = torch.tensor([kind for visual in kinds for kind in visual])
     return inputs
 

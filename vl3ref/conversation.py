@@ -111,7 +111,7 @@ class Chat:
             self._held = self.cache.lengths[0]
             yield conversation, token
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _close_answer(self) -> None:
         """Feed the cache what stands between the latest answer and the next turn.
 

@@ -87,7 +87,7 @@ def generate(
     return [torch.tensor(answer, dtype=torch.int64) for answer in answers]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def stream(
     model: VideoLLaMA3 | LanguageModel,
     inputs: ModelInputs | Int[Tensor, " tokens"],
@@ -101,7 +101,8 @@ def stream(
 
     Args:
         cache: what earlier turns left, to go on from: `inputs` are then the new tokens alone. It is extended in place
-            and afterwards holds everything up to, but not including, the last token yielded. One conversation only.
+            and afterwards holds everything up to, but not including, the last token yielded. One conversation only;
+            what is done with it in between has to run in inference mode, as this does.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens should be at least 1, not {max_new_tokens}")

@@ -103,6 +103,10 @@ class KVCache:
             self.keys[layer][step.conversations, :, step.positions] = keys
             self.values[layer][step.conversations, :, step.positions] = values
             return
+        if step.one_each:
+            self.keys[layer][0, :, step.past[0]] = keys[0]
+            self.values[layer][0, :, step.past[0]] = values[0]
+            return
         new = list(step.lengths)
         for b, (k, v) in enumerate(zip(keys.split(new), values.split(new), strict=True)):
             rows = slice(step.past[b], step.past[b] + new[b])
