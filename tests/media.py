@@ -10,7 +10,8 @@ import av
 import numpy as np
 
 from tests.helpers import GOLDENS
-from vl3ref.inputs.processor import Processor, ProcessorConfig
+from vl3ref.inputs.processor import Processor
+from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.tokenizer import Tokenizer
 
 IMAGE_ID = 151665

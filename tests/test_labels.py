@@ -9,7 +9,8 @@ import torch
 from tests.helpers import GOLDENS
 from tests.media import IMAGE_ID, noise, qwen_processor, qwen_tokenizer
 from vl3ref.inputs.chat import SYSTEM_PROMPT, render
-from vl3ref.inputs.processor import IGNORED, encode_pieces
+from vl3ref.inputs.processor import encode_pieces
+from vl3ref.model_inputs import IGNORED
 
 ROWS = json.loads((GOLDENS / "labels.json").read_text())
 

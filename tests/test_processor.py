@@ -14,7 +14,8 @@ from PIL import Image
 from tests.helpers import GOLDENS
 from tests.media import IMAGE_ID, noise, qwen_processor, qwen_tokenizer
 from vl3ref.errors import CheckpointError, ConfigError, InputError
-from vl3ref.inputs.processor import Processor, ProcessorConfig, load_processor
+from vl3ref.inputs.processor import Processor, load_processor
+from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.model_inputs import ModelInputs
 
 CLIP = GOLDENS / "frames" / "v10_3s.mp4"

@@ -19,7 +19,8 @@ from vl3ref.config_json import read_config
 from vl3ref.errors import CheckpointError
 from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.chat import SYSTEM_PROMPT
-from vl3ref.inputs.processor import ProcessorConfig, load_processor
+from vl3ref.inputs.processor import load_processor
+from vl3ref.inputs.processor_config import ProcessorConfig
 
 VISUAL_TOKENS: dict[Layout, tuple[str, str]] = {
     "official": ("<image>", "<image>"),

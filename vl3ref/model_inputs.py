@@ -11,6 +11,9 @@ from torch import Tensor
 
 from vl3ref.errors import InputError
 
+IGNORED = -100
+"""The label of a token that is not learnt."""
+
 
 @dataclass
 class VisualSource:

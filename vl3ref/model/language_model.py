@@ -19,9 +19,7 @@ from vl3ref.model.attention import attention_maps, cached_attention, packed_atte
 from vl3ref.model.kv_cache import KVCache, Step, first_step
 from vl3ref.model.recording import Recording
 from vl3ref.model.rope import Rotation, rotate, text_rotation
-
-IGNORED = -100
-"""The label of a token that is not learnt."""
+from vl3ref.model_inputs import IGNORED
 
 PREFILL_CHUNK = 2048
 """Prompt tokens computed at once: the MLP of the 2B then holds 0.2 GB of activations, whatever the prompt's length."""

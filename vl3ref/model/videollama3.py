@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import IGNORED, PREFILL_CHUNK, LanguageModel
+from vl3ref.model.language_model import PREFILL_CHUNK, LanguageModel
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
 from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
-from vl3ref.model_inputs import ModelInputs
+from vl3ref.model_inputs import IGNORED, ModelInputs
 
 
 @dataclass
