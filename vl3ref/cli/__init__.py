@@ -4,7 +4,7 @@ An answer alone goes to stdout, as it is generated; progress, notes, warnings an
 is wrong with the input is one line and exit code 2, never a traceback.
 
     options.py  what several commands share      talk.py  ask, chat      files.py  inspect, download, convert
-    parity.py   parity
+    parity.py   parity                            bench.py   bench
 """
 
 import sys
@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from vl3ref.cli.bench import bench
 from vl3ref.cli.files import convert, download, inspect
 from vl3ref.cli.options import note, show_warning
 from vl3ref.cli.parity import parity
@@ -20,7 +21,7 @@ from vl3ref.cli.talk import ask, chat
 from vl3ref.errors import VL3Error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (ask, chat, inspect, download, convert, parity):
+for command in (ask, chat, inspect, download, convert, parity, bench):
     app.command()(command)
 
 

@@ -112,13 +112,13 @@ def find_model(name: str) -> Path:
 def load(name: str, device: str | None, dtype: str | None) -> tuple["VideoLLaMA3", "Processor"]:
     import vl3ref
 
-    _check_device(device)
+    check_device(device)
     folder = find_model(name)
     with stderr.status(f"loading {name}"):
         return vl3ref.load(folder, device, dtype)
 
 
-def _check_device(name: str | None) -> None:
+def check_device(name: str | None) -> None:
     import torch
 
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from vl3ref.cli.options import Device, Dtype, VisualTokens, load, message_parts, note, option, stderr
+from vl3ref.cli.options import Device, Dtype, VisualTokens, _check_device, load, message_parts, note, option, stderr
 from vl3ref.errors import InputError
 
 OUTPUTS = "What it writes"
@@ -49,6 +49,9 @@ def parity(
     from vl3ref.parity.activations import load_activations, save_activations
     from vl3ref.parity.run import run_parity
 
+    for path in (dump, markdown, json, plot):
+        if path and not path.parent.is_dir():
+            raise InputError(f"there is no folder {path.parent} to write {path.name} into")
     reference, given = load_activations(against) if against else (None, None)
     network, inputs, before, source = _prepare(
         file, question, model, random, layers, draw, frames, visual_tokens, device, dtype
@@ -96,11 +99,14 @@ def _prepare(
 
     if model and random:
         raise InputError("--model and --random exclude each other")
-    if layers and not random:
+    if layers is not None and not random:
         raise InputError("--layers goes with --random")
     if random and file:
         raise InputError("a random model has no tokenizer to read a file's question with; leave the file out")
+    if frames < 1:
+        raise InputError(f"--frames should be at least 1, not {frames}")
     if random:
+        _check_device(device)
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network: Any = random_geometry(random, layers, place, _dtype(dtype, place))
     else:
@@ -122,7 +128,10 @@ def _prepare(
 def _dtype(name: str | None, device: str) -> Any:
     import torch
 
-    return getattr(torch, name) if name else torch.float32 if device == "cpu" else torch.bfloat16
+    found = getattr(torch, name, None) if name else torch.float32 if device == "cpu" else torch.bfloat16
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"no floating-point dtype named {name!r}; try float32, bfloat16 or float16")
+    return found
 
 
 def _about(source: str, network: Any, reference: str, exact: bool) -> dict[str, Any]:
