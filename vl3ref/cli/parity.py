@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from vl3ref.cli.options import Device, Dtype, VisualTokens, _check_device, load, message_parts, note, option, stderr
+from vl3ref.cli.options import Device, Dtype, VisualTokens, check_device, load, message_parts, note, option, stderr
 from vl3ref.errors import InputError
 
 OUTPUTS = "What it writes"
@@ -106,7 +106,7 @@ def _prepare(
     if frames < 1:
         raise InputError(f"--frames should be at least 1, not {frames}")
     if random:
-        _check_device(device)
+        check_device(device)
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network: Any = random_geometry(random, layers, place, _dtype(dtype, place))
     else:
