@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/bunny.mp4 "What happens in the video?" --max-tokens 24
 	$(BIN)/vl3ref ask docs/media/cat.jpg "What is in the picture?" --max-tokens 24
-	$(BIN)/vl3ref inspect docs/media/bunny.mp4
+	mkdir -p build
+	$(BIN)/vl3ref inspect docs/media/bunny.mp4 --out build/bunny.inspect.png
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest

@@ -1,6 +1,6 @@
 """Run the commands that docs/parity.md names, and put what they print in their places.
 
-    python scripts/refresh_docs.py [PAGE]
+    python scripts/refresh_docs.py [PAGE [WORD]]      only commands that hold the word
 
 A page holds blocks of the form
 
@@ -23,9 +23,11 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- run: (?P<command>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def refresh(page: Path) -> None:
+def refresh(page: Path, word: str) -> None:
     def run(match: re.Match[str]) -> str:
         command = match["command"]
+        if word not in command:
+            return match[0]
         print(command, flush=True)
         words = shlex.split(command)
         program = Path(sys.executable).parent / words[0]
@@ -46,4 +48,5 @@ def refresh(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    refresh(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "parity.md")
+    named = [*sys.argv[1:], str(ROOT / "docs" / "parity.md"), ""] if len(sys.argv) < 2 else [*sys.argv[1:], ""]
+    refresh(Path(named[0]).absolute(), named[1])

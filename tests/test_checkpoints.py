@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import GOLDENS
-from vl3ref import CheckpointError
+from vl3ref import CheckpointError, ConfigError
 from vl3ref.checkpoints import load_language_model, load_model, load_vision_encoder, save_model
 from vl3ref.config_json import language_to_json, read_config, vision_to_json
 from vl3ref.hub import find_checkpoint
@@ -90,6 +90,41 @@ def test_a_tied_head_may_be_in_the_file_or_not(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     second = load_model(single_file(tmp_path / "b", without, config), device="cpu")
     assert same(first, second) and first.language_model.lm_head is None
+
+
+def test_a_tied_head_may_be_in_a_decoders_file_too(tmp_path: Path) -> None:
+    config = {**json.loads((OFFICIAL / "config.json").read_text()), "tie_word_embeddings": True}
+    with_head = single_file(tmp_path, weights(OFFICIAL), config)
+    assert load_language_model(with_head, device="cpu").lm_head is None
+    decoder = save_model(load_language_model(with_head, device="cpu"), tmp_path / "decoder")
+    file = decoder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)
+    assert load_language_model(decoder, device="cpu").lm_head is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_sample": True, "top_k": 50}, {"temperature": 1.0, "top_k": 50}),
+        ({"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0}, {"temperature": 0.5}),
+        ({"do_sample": False, "temperature": 0.5}, {}),
+    ],
+)
+def test_recommended_sampling_means_what_it_means_to_transformers(
+    tmp_path: Path, settings: dict, expected: dict
+) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert load_model(folder, device="cpu").recommended_sampling == expected
+
+
+@pytest.mark.parametrize("settings", [{"eos_token_id": "a"}, {"do_sample": True, "temperature": "x"}])
+def test_a_generation_config_that_makes_no_sense_is_refused(tmp_path: Path, settings: dict) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=next(reversed(settings))):
+        load_model(folder, device="cpu")
 
 
 def test_old_files_rotary_buffers_are_passed_over(model: VideoLLaMA3, tmp_path: Path) -> None:
@@ -227,8 +262,24 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 def test_a_name_that_is_neither_folder_nor_hub_name_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not a folder"):
         find_checkpoint("no-such-thing")
-    with pytest.raises(CheckpointError, match="floating-point dtype"):
-        load_model(OFFICIAL, device="cpu", dtype="int32")
+    with pytest.raises(CheckpointError, match="is a folder or a name"):
+        find_checkpoint("")
+
+
+@pytest.mark.parametrize("dtype", ["int32", torch.int32, torch.complex64, "float8_e5m2", "half-baked"])
+def test_dtypes_that_cannot_be_computed_with_are_refused(dtype: str | torch.dtype) -> None:
+    with pytest.raises(CheckpointError, match="cannot be computed with"):
+        load_model(OFFICIAL, device="cpu", dtype=dtype)
+
+
+def test_a_dtype_may_be_written_as_torch_prints_it() -> None:
+    assert load_model(OFFICIAL, device="cpu", dtype="torch.float16").dtype == torch.float16
+
+
+@pytest.mark.parametrize("device", ["tpu-like", "cuda:99", "meta"])
+def test_devices_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be used|holds no weights"):
+        load_model(OFFICIAL, device=device)
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -311,6 +362,32 @@ def test_saving_over_an_older_checkpoint_leaves_nothing_of_it(model: VideoLLaMA3
     ]
     assert same(model, load_model(folder, device="cpu"))
     assert [f.name for f in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_save_takes_nothing_away_that_it_did_not_write(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = save_model(model, tmp_path / "saved", max_shard_bytes=400_000)
+    mine = ["model_backup.safetensors", "model-ema.safetensors", "notes.txt"]
+    for name in mine:
+        (folder / name).write_text("mine")
+    save_model(model, folder)
+    assert sorted(f.name for f in folder.iterdir()) == sorted(
+        ["config.json", "generation_config.json", "model.safetensors", *mine]
+    )
+
+
+def test_a_model_with_a_swapped_part_is_not_saved_as_what_it_is_not(tmp_path: Path) -> None:
+    changed = load_model(OFFICIAL, device="cpu")
+    changed.projector = torch.nn.Linear(144, 64)
+    with pytest.raises(CheckpointError, match=r"projector\.weight: \(64, 144\) instead of none"):
+        save_model(changed, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_file_is_no_folder_to_save_to(model: VideoLLaMA3, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(CheckpointError, match="is a file"):
+        save_model(model, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_save_that_fails_leaves_what_was_there(

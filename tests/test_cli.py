@@ -136,7 +136,7 @@ def test_end_of_text(vl3ref_main, loaded, monkeypatch):
 
     def favour_the_end(self, logits):
         logits = logits.clone()
-        logits[end] = 1e9
+        logits[..., end] = 1e9
         return original(self, logits)
 
     from vl3ref.generation import Chooser

@@ -111,7 +111,11 @@ def test_ties_at_the_kth_place_all_stay() -> None:
     [
         ("temperature", -1.0),
         ("temperature", float("nan")),
+        ("temperature", 1e-45),
         ("top_k", 0),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("end_token_ids", [256]),
         ("top_p", 0.0),
         ("top_p", 1.5),
         ("repetition_penalty", 0.0),
@@ -185,6 +189,16 @@ def test_the_end_of_text_id_is_included_and_ends_the_answer(model: VideoLLaMA3) 
     assert cut.tolist() == full[: first + 1].tolist()
     (longer,) = model.generate(inputs, max_new_tokens=24, min_new_tokens=first + 2, end_token_ids=[end])
     assert len(longer) >= first + 2 and end not in longer[: first + 1].tolist()
+
+
+def test_options_may_be_given_by_position_in_their_order(model: VideoLLaMA3) -> None:
+    inputs, ids = inputs_of("text_only"), inputs_of("text_only").input_ids
+    named = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1, "seed": 3}
+    expected = model.generate(inputs, max_new_tokens=6, min_new_tokens=2, **named)[0].tolist()
+    assert model.generate(inputs, 6, 2, 0.7, 0.9, 5, 1.1, 3)[0].tolist() == expected
+    assert generate(model, inputs, 6, 2, 0.7, 0.9, 5, 1.1, 3)[0].tolist() == expected
+    assert model.language_model.generate(ids, 6, 2, 0.7, 0.9, 5, 1.1, 3)[0].tolist() == expected
+    assert [t for _, t in stream(model, inputs, 6, 2, 0.7, 0.9, 5, 1.1, 3)] == expected
 
 
 def test_max_new_tokens_is_the_most(model: VideoLLaMA3) -> None:

@@ -344,6 +344,24 @@ def test_another_pruner_and_another_projector_can_be_put_in(model: VideoLLaMA3) 
     assert not torch.equal(other(inputs).logits, output.logits)
 
 
+@pytest.mark.parametrize(
+    "projector", [nn.Linear(144, 128), nn.Linear(144, 32), nn.Sequential(nn.Linear(144, 64), nn.Unflatten(0, (1, -1)))]
+)
+def test_a_projector_of_another_width_is_refused(projector: nn.Module) -> None:
+    other = load_model(GOLDENS / "official-tiny", device="cpu")
+    other.projector = projector
+    with pytest.raises(InputError, match="the projector made"):
+        other(inputs_of("one_image"))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(41, dtype=torch.bool), torch.ones(42)])
+def test_a_pruner_that_gives_no_mask_of_the_tokens_is_refused(mask: torch.Tensor) -> None:
+    other = load_model(GOLDENS / "official-tiny", device="cpu")
+    object.__setattr__(other, "keep_mask", lambda inputs: mask)
+    with pytest.raises(InputError, match="the pruner's mask"):
+        other(inputs_of("video"))
+
+
 def test_inputs_can_switch_diff_fp_off_or_set_its_threshold(model: VideoLLaMA3) -> None:
     inputs = inputs_of("video")
     inputs.diff_fp = False
@@ -474,12 +492,36 @@ def test_inputs_that_contradict_each_other_are_refused(model: VideoLLaMA3, chang
         model(inputs)
 
 
+def test_the_parts_refuse_what_does_not_fit_too(model: VideoLLaMA3) -> None:
+    ids, pixels = torch.randint(4, 250, (6,)), torch.rand(16, 588)
+    for arguments in ((ids[:0],), (ids[None],), (ids, [3]), (ids + 250,), (ids - 250,)):
+        with pytest.raises(InputError):
+            model.language_model(*arguments)
+    for grid, merge in (([1, 4, 5], 1), ([1, 4, 4], 3), ([1, 4, 4], 0)):
+        with pytest.raises(InputError):
+            model.vision_encoder(pixels, torch.tensor([grid]), torch.tensor([merge]))
+    with pytest.raises(InputError):
+        model.vision_encoder(pixels[:, :500], torch.tensor([[1, 4, 4]]), torch.tensor([1]))
+
+
+def test_a_cache_grows_when_it_is_too_small(model: VideoLLaMA3) -> None:
+    decoder = model.language_model
+    ids = torch.randint(4, 250, (9,))
+    cache = KVCache(decoder.config, 1, 0, torch.float32, "cpu")
+    with torch.no_grad():
+        pieces = torch.cat([decoder(piece, cache=cache) for piece in ids.split([4, 1, 4])])
+        assert (pieces - decoder(ids)).abs().max() < 2e-5
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         (torch.zeros(3, dtype=torch.int64), "3 labels for"),
-        (torch.full((76,), 256), "run up to 256"),
+        (torch.full((76,), 256), "these run from 256 to 256"),
+        (torch.full((76,), -5), "lie between 0 and 255"),
+        (torch.full((76,), 5, dtype=torch.int32), "1-D int64"),
         (torch.full((76,), -100), "nothing is learnt"),
+        (torch.tensor([5] + [-100] * 75), "nothing is learnt"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(model: VideoLLaMA3, labels: torch.Tensor, message: str) -> None:

@@ -37,6 +37,11 @@ def test_importing_takes_little_longer_than_importing_torch() -> None:
     assert our_time < 1.3 * torch_time
 
 
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "vl3ref", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.startswith("vl3ref ")
+
+
 def test_the_package_is_typed_and_has_a_version() -> None:
     import vl3ref
 

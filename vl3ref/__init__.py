@@ -2,7 +2,7 @@
 
 import vl3ref
 
-model, processor = vl3ref.load("weights/vl3-tiny")
+model, processor = vl3ref.load()          # vl3-tiny, which is in the box; or a folder, or a hub name
 inputs = processor([{"role": "user", "content": [
     {"type": "video", "video": "cat.mp4", "fps": 1, "max_frames": 180},
     {"type": "text", "text": "What is the cat doing?"}]}])

@@ -12,6 +12,7 @@ computes are let through; a key that can, with a value this package does not com
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,14 +106,15 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
 
 
 def _official(raw: dict[str, Any], where: str) -> ModelConfig:
-    image_token_id = _need(raw, "image_token_index", where)
+    language = _language(raw, where)
+    image_token_id = _id(raw, "image_token_index", where, language.vocab_size)
     return ModelConfig(
         vision=_vision(_section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
-        language=_language(raw, where),
+        language=language,
         image_token_id=image_token_id,
         video_token_id=image_token_id,
         projector_depth=_projector_depth(raw.get("mm_projector_type", "mlp2x_gelu"), where),
-        use_token_compression=bool(raw.get("use_token_compression") or False),
+        use_token_compression=_flag(raw, "use_token_compression", where),
         dtype=_dtype(raw, where),
         layout="official",
     )
@@ -121,15 +123,17 @@ def _official(raw: dict[str, Any], where: str) -> ModelConfig:
 def _hf(raw: dict[str, Any], where: str) -> ModelConfig:
     text = _section(raw, "text_config", where)
     # transformers 5 writes `tie_word_embeddings` beside the text_config as well as in it, and ties if either says so.
-    text = {**text, "tie_word_embeddings": bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings"))}
+    tied = [_flag(section, "tie_word_embeddings", where) for section in (raw, text)]
+    text = {**text, "tie_word_embeddings": any(tied)}
     for key in ("bos_token_id", "eos_token_id"):
         if text.get(key) is None:
             text[key] = raw.get(key)
+    language = _language(text, f"{where}, text_config")
     return ModelConfig(
         vision=_vision(_section(raw, "vision_config", where), f"{where}, vision_config"),
-        language=_language(text, f"{where}, text_config"),
-        image_token_id=_need(raw, "image_token_id", where),
-        video_token_id=_need(raw, "video_token_id", where),
+        language=language,
+        image_token_id=_id(raw, "image_token_id", where, language.vocab_size),
+        video_token_id=_id(raw, "video_token_id", where, language.vocab_size),
         dtype=_dtype(raw, where, text),
         layout="hf",
     )
@@ -142,7 +146,7 @@ def _vision(raw: dict[str, Any], where: str) -> VisionConfig:
         **{key: _whole(raw, key, where) for key in _VISION_SIZES},
         patch_size=_whole(raw, "patch_size", where, 14),
         num_channels=_whole(raw, "num_channels", where, 3),
-        layer_norm_eps=raw.get("layer_norm_eps", 1e-6),
+        layer_norm_eps=_number(raw, "layer_norm_eps", where, 1e-6),
         rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("axial", "default")),
     )
 
@@ -151,20 +155,21 @@ def _language(raw: dict[str, Any], where: str) -> LanguageConfig:
     _only(raw, "hidden_act", ("silu",), where)
     _only(raw, "attention_dropout", (0, 0.0), where)
     _only(raw, "use_sliding_window", (False, None), where)
-    for layer_type in raw.get("layer_types") or ():
+    _only(raw, "quantization_config", (None,), where)
+    layer_types = raw.get("layer_types") or []
+    for layer_type in layer_types if isinstance(layer_types, list) else [layer_types]:
         _only({"layer_types": layer_type}, "layer_types", ("full_attention",), where)
     sizes = {key: _whole(raw, key, where) for key in _LANGUAGE_SIZES}
     _only(raw, "head_dim", (None, sizes["hidden_size"] // sizes["num_attention_heads"]), where)
-    end = raw.get("eos_token_id")
     return LanguageConfig(
         **sizes,
         num_key_value_heads=_whole(raw, "num_key_value_heads", where, sizes["num_attention_heads"]),
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
         rope_theta=_rope_theta(raw, where, default=10000.0, kinds=("default",)),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=_flag(raw, "tie_word_embeddings", where),
         max_position_embeddings=_whole(raw, "max_position_embeddings", where, 32768),
         bos_token_id=raw.get("bos_token_id"),
-        eos_token_ids=token_ids(end),
+        eos_token_ids=token_ids(raw.get("eos_token_id"), where),
     )
 
 
@@ -181,22 +186,27 @@ _SIGLIP_DEFAULTS = {
 }
 
 
-def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
+def token_ids(value: Any, where: str) -> tuple[int, ...]:
     """End-of-text ids as files write them (one id, a list, or nothing) -> a tuple."""
-    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+    ids = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+    for token_id in ids:
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+            raise ConfigError(f"{where}: eos_token_id should be a token id or a list of them, not {value!r}")
+    return ids
 
 
 def _rope_theta(raw: dict[str, Any], where: str, default: float, kinds: tuple[str, ...]) -> float:
     """`rope_theta` (transformers 4) or `rope_parameters.rope_theta` (transformers 5); any scaling is refused."""
-    for key in ("rope_scaling", "rope_parameters"):
-        section = raw.get(key) or {}
+    sections = {key: _section(raw, key, where) for key in ("rope_scaling", "rope_parameters") if raw.get(key)}
+    for key, section in sections.items():
         kind = section.get("rope_type", section.get("type", kinds[0]))
         if kind not in kinds:
             raise ConfigError(f"{where}: {key} of type {kind!r} is not implemented (only {' or '.join(kinds)})")
         extra = set(section) - {"rope_type", "type", "rope_theta"}
         if extra:
             raise ConfigError(f"{where}: {key} has {', '.join(sorted(extra))}, which is not implemented")
-    return float((raw.get("rope_parameters") or {}).get("rope_theta") or raw.get("rope_theta") or default)
+    inside = sections.get("rope_parameters", {})
+    return _number(inside if inside.get("rope_theta") is not None else raw, "rope_theta", where, default)
 
 
 def _projector_depth(kind: Any, where: str) -> int:
@@ -204,7 +214,7 @@ def _projector_depth(kind: Any, where: str) -> int:
     if kind == "linear":
         return 1
     match = re.fullmatch(r"mlp(\d+)x_gelu", str(kind))
-    if not match or int(match[1]) < 1:
+    if not match or not 1 <= int(match[1]) <= 16:
         raise ConfigError(f"{where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
     return int(match[1])
 
@@ -230,6 +240,30 @@ def _whole(raw: Mapping[str, Any], key: str, where: str, default: int | None = N
         raise ConfigError(f"{where} has no {key}")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{where}: {key} should be a whole number above 0, not {value!r}")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str, where: str, default: float) -> float:
+    """A number above 0."""
+    value = default if raw.get(key) is None else raw[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{where}: {key} should be a number above 0, not {value!r}")
+    return float(value)
+
+
+def _flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
+    """True or false; false where it is not said."""
+    value = raw.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{where}: {key} should be true or false, not {value!r}")
+    return bool(value)
+
+
+def _id(raw: Mapping[str, Any], key: str, where: str, vocab_size: int) -> int:
+    """A token id within the vocabulary."""
+    value = _need(raw, key, where)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
+        raise ConfigError(f"{where}: {key} should be a token id below {vocab_size}, not {value!r}")
     return value
 
 

@@ -40,24 +40,34 @@ class Sampling:
             None seeds from the operating system.
     """
 
-    temperature: float = 0.0
+    temperature: int | float = 0.0
     top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float = 1.0
+    top_p: int | float | None = None
+    repetition_penalty: int | float = 1.0
     penalty_scope: Literal["new", "prompt"] = "new"
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature should be 0 (greedy) or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k should be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError(f"top_p should be above 0 and at most 1, not {self.top_p}")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise InputError(f"repetition_penalty should be above 0, not {self.repetition_penalty}")
+        if not _is_number(self.temperature) or not (self.temperature == 0 or self.temperature >= 1e-3):
+            raise InputError(f"temperature should be 0 (greedy), or at least 0.001, not {self.temperature!r}")
+        if self.top_k is not None and not (_is_whole(self.top_k) and self.top_k >= 1):
+            raise InputError(f"top_k should be a whole number of at least 1, or None, not {self.top_k!r}")
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise InputError(f"top_p should be above 0 and at most 1, or None, not {self.top_p!r}")
+        if not (_is_number(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise InputError(f"repetition_penalty should be above 0, not {self.repetition_penalty!r}")
+        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < 2**62):
+            raise InputError(f"seed should be a whole number from 0 to 2^62, or None, not {self.seed!r}")
         if self.penalty_scope not in ("new", "prompt"):
             raise InputError(f"penalty_scope should be 'new' or 'prompt', not {self.penalty_scope!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def generate(
@@ -65,7 +75,13 @@ def generate(
     inputs: ModelInputs | Int[Tensor, " tokens"],
     max_new_tokens: int = 128,
     min_new_tokens: int = 0,
-    **options: Any,
+    temperature: int | float = 0.0,
+    top_p: int | float | None = None,
+    top_k: int | None = None,
+    repetition_penalty: int | float = 1.0,
+    seed: int | None = None,
+    penalty_scope: Literal["new", "prompt"] = "new",
+    end_token_ids: Sequence[int] | None = None,
 ) -> list[Int[Tensor, " new"]]:
     """Answer every conversation.
 
@@ -73,7 +89,8 @@ def generate(
         model, inputs: a VideoLLaMA3 with ModelInputs, or a LanguageModel with the ids of one text.
         max_new_tokens: stop after this many.
         min_new_tokens: do not end before this many.
-        options: the fields of `Sampling`, and `end_token_ids` (default: the checkpoint's).
+        temperature, top_p, top_k, repetition_penalty, seed, penalty_scope: see `Sampling`; greedy by default.
+        end_token_ids: what ends an answer (default: the checkpoint's).
 
     Returns:
         One int64 tensor on the CPU per conversation: the new ids alone, the end-of-text id included when it came.
@@ -82,7 +99,12 @@ def generate(
         InputError: an option out of range, or inputs that contradict each other.
     """
     answers: list[list[int]] = [[] for _ in range(len(inputs.lengths) if isinstance(inputs, ModelInputs) else 1)]
-    for conversation, token in stream(model, inputs, max_new_tokens, min_new_tokens, **options):
+    tokens = stream(
+        *(model, inputs, max_new_tokens, min_new_tokens, temperature, top_p, top_k, repetition_penalty, seed),
+        penalty_scope=penalty_scope,
+        end_token_ids=end_token_ids,
+    )
+    for conversation, token in tokens:
         answers[conversation].append(token)
     return [torch.tensor(answer, dtype=torch.int64) for answer in answers]
 
@@ -93,9 +115,14 @@ def stream(
     inputs: ModelInputs | Int[Tensor, " tokens"],
     max_new_tokens: int = 128,
     min_new_tokens: int = 0,
+    temperature: int | float = 0.0,
+    top_p: int | float | None = None,
+    top_k: int | None = None,
+    repetition_penalty: int | float = 1.0,
+    seed: int | None = None,
+    penalty_scope: Literal["new", "prompt"] = "new",
     end_token_ids: Sequence[int] | None = None,
     cache: KVCache | None = None,
-    **options: Any,
 ) -> Iterator[tuple[int, int]]:
     """Like `generate`, but yields (conversation, token id) as soon as each is known.
 
@@ -104,9 +131,10 @@ def stream(
             and afterwards holds everything up to, but not including, the last token yielded. One conversation only;
             what is done with it in between has to run in inference mode, as this does.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens should be at least 1, not {max_new_tokens}")
-    if not 0 <= min_new_tokens <= max_new_tokens:
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, penalty_scope, seed)
+    if not _is_whole(max_new_tokens) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens should be a whole number of at least 1, not {max_new_tokens!r}")
+    if not _is_whole(min_new_tokens) or not 0 <= min_new_tokens <= max_new_tokens:
         raise InputError(f"min_new_tokens should be between 0 and max_new_tokens, not {min_new_tokens}")
     prompt = _prompt(model, inputs)
     decoder = prompt.decoder
@@ -120,8 +148,10 @@ def stream(
     cache.reserve(max(prompt.lengths) + max_new_tokens)
     _warn_if_long(decoder.config, max(cache.lengths) + max(prompt.lengths) + max_new_tokens)
     end_ids = set(decoder_ends(decoder) if end_token_ids is None else end_token_ids)
+    if any(not _is_whole(token) or not 0 <= token < decoder.config.vocab_size for token in end_ids):
+        raise InputError(f"end_token_ids should be token ids below {decoder.config.vocab_size}, not {end_token_ids!r}")
     ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=prompt.device)
-    choose = Chooser(Sampling(**options), decoder.config.vocab_size, ends, min_new_tokens, prompt.ids)
+    choose = Chooser(sampling, decoder.config.vocab_size, ends, min_new_tokens, prompt.ids)
 
     logits = decoder.prefill(prompt.embeddings, prompt.lengths, cache)
     running = list(range(count))
@@ -136,7 +166,7 @@ def stream(
             cache.keep(going)
             choose.keep(going)
             newest, running = newest[going], [running[slot] for slot in going]
-        logits = decoder(newest, [1] * len(running), cache)
+        logits = decoder.head(decoder.hidden(newest, [1] * len(running), cache))
 
 
 class Chooser:

@@ -1,5 +1,6 @@
 """Names -> folders: a checkpoint on disk, the one in the box, or one from the Hugging Face hub."""
 
+import os
 from pathlib import Path
 
 from vl3ref.errors import CheckpointError
@@ -44,8 +45,10 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such folder, and the hub has no such name or cannot be reached.
     """
+    if not isinstance(name, str | Path) or not str(name):
+        raise CheckpointError(f"a checkpoint is a folder or a name, not {name!r}")
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises on names that are too long
         return folder
     if str(name) == TINY:
         return tiny_folder()
@@ -77,5 +80,5 @@ def download(hub_name: str, revision: str | None = None, folder: str | Path | No
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{hub_name} is not on this disk and could not be fetched from the Hugging Face hub: {reason}"
+            f"there is no folder {hub_name} here, and it could not be fetched from the Hugging Face hub: {reason}"
         ) from None

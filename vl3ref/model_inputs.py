@@ -64,7 +64,8 @@ class ModelInputs:
         grid_sizes: (V, 3) int64, frames x rows x columns of patches of each visual.
         merge_sizes: (V,) int64, patches along the side of one visual token.
         modals: "image" or "video" for each visual.
-        diff_fp: which pruner to use: None for the model's own, False for none, a number for DiffFP at that threshold.
+        diff_fp: which pruner to use: None for the model's own, False for none, a number for DiffFP at that threshold,
+            True for DiffFP at its own.
         labels: (N,) int64 where the processor was asked for them: what is learnt, -100 elsewhere.
         sources: where each visual came from, if known; `trace` needs it.
     """
@@ -106,6 +107,7 @@ class ModelInputs:
         Raises:
             InputError: naming the two numbers that should agree.
         """
+        self._check_types()
         if int(self.lengths.sum()) != len(self.input_ids):
             raise InputError(
                 f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.input_ids)} input_ids"
@@ -120,17 +122,25 @@ class ModelInputs:
         if placed != given:
             raise InputError(f"input_ids hold {placed} visual tokens, but pictures and videos make {given}")
 
+    def _check_types(self) -> None:
+        forms = {"input_ids": 1, "lengths": 1, "grid_sizes": 2, "merge_sizes": 1, "pixel_values": 2}
+        for name, rank in forms.items():
+            x = getattr(self, name)
+            if x is None and name not in ("input_ids", "lengths"):
+                continue
+            if not isinstance(x, Tensor) or x.ndim != rank or x.is_floating_point() != (name == "pixel_values"):
+                kind = "floating-point" if name == "pixel_values" else "integer"
+                raise InputError(f"{name} should be a {kind} tensor of {rank} axes")
+
     def _check_visuals(self, patch_values: int) -> None:
         given = [x is not None for x in (self.pixel_values, self.grid_sizes, self.merge_sizes)]
         if any(given) and not all(given):
             raise InputError("pixel_values, grid_sizes and merge_sizes go together: give all three or none")
         if self.pixel_values is None or self.grid_sizes is None or self.merge_sizes is None:
             return
-        if not len(self.grid_sizes) == len(self.merge_sizes) == len(self.modals):
-            raise InputError(
-                f"{len(self.grid_sizes)} grid_sizes, {len(self.merge_sizes)} merge_sizes and {len(self.modals)} modals "
-                "do not match: each visual needs one of each"
-            )
+        counts = [len(x) for x in (self.grid_sizes, self.merge_sizes, self.modals or [])]
+        if len(set(counts)) > 1:
+            raise InputError("{} grid_sizes, {} merge_sizes, {} modals: each visual needs one of each".format(*counts))
         for modal in self.modals:
             if modal not in ("image", "video"):
                 raise InputError(f"modal {modal!r} is not known; there are 'image' and 'video'")
@@ -156,8 +166,15 @@ class ModelInputs:
         Raises:
             InputError: these inputs were not made by a processor, so the sources are not known.
         """
-        if not self.sources or self.grid_sizes is None or self.merge_sizes is None:
-            raise InputError("these inputs have no visuals, or do not say where they came from (a processor's do)")
+        if self.grid_sizes is None or self.merge_sizes is None:
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return TokenTrace(nothing, nothing, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 4))
+        if not self.sources:
+            raise InputError("these inputs do not say where their visuals came from; a processor's do")
+        if keep_mask is not None and len(keep_mask) != sum(self.tokens_per_visual()):
+            raise InputError(
+                f"the keep mask has {len(keep_mask)} entries for {sum(self.tokens_per_visual())} visual tokens"
+            )
         parts = [
             _trace_one(index, source, grid, merge)
             for index, (source, grid, merge) in enumerate(

@@ -184,7 +184,7 @@ def test_the_inputs_of_the_file_are_the_ones_that_are_run(parity, theirs, tmp_pa
         (("--random", "tiny", "--layers", "0"), "layers should be at least 1, not 0"),
         (("--random", "tiny", str(CAT)), "has no tokenizer"),
         (("--random", "tiny", "--frames", "0"), "--frames should be at least 1, not 0"),
-        (("--random", "tiny", "--max-tokens", "0"), "max_new_tokens should be at least 1"),
+        (("--random", "tiny", "--max-tokens", "0"), "max_new_tokens should be a whole number of at least 1"),
         (("--random", "tiny", "--dtype", "float99"), "no floating-point dtype named 'float99'"),
         (("--random", "tiny", "--dtype", "int8"), "no floating-point dtype named 'int8'"),
         (("--random", "tiny", "--device", "nowhere"), "device nowhere cannot be used"),

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vl3ref.checkpoints.names import LANGUAGE, PROJECTOR, TO_OURS, VISION, translate
-from vl3ref.config_json import read_config, read_json, read_language_config, read_vision_config, token_ids
-from vl3ref.errors import CheckpointError
+from vl3ref.config_json import DTYPES, read_config, read_json, read_language_config, read_vision_config, token_ids
+from vl3ref.errors import CheckpointError, ConfigError
 from vl3ref.hub import find_checkpoint
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -49,7 +49,7 @@ def load_model(
     folder = find_checkpoint(source)
     config = read_config(folder)
     settings = _generation_settings(folder)
-    if ends := token_ids(settings.pop("eos_token_id", None)):
+    if ends := settings.pop("eos_token_id", ()):
         config = replace(config, language=replace(config.language, eos_token_ids=ends))
     device, dtype = _placement(device, dtype, config.dtype)
     model = _fill(lambda: VideoLLaMA3(config), TensorFiles(folder), device, dtype, part="")
@@ -77,7 +77,7 @@ def load_language_model(
     """The decoder alone: from a plain Qwen2.5 checkpoint, or out of a whole model."""
     folder = find_checkpoint(source)
     config = read_language_config(folder)
-    if ends := token_ids(_generation_settings(folder).get("eos_token_id")):
+    if ends := _generation_settings(folder).get("eos_token_id", ()):
         config = replace(config, eos_token_ids=ends)
     device, dtype = _placement(device, dtype, _file_dtype(folder))
     return _fill(lambda: LanguageModel(config), TensorFiles(folder), device, dtype, part=LANGUAGE)
@@ -148,10 +148,9 @@ def _fill(make: Any, files: TensorFiles, device: torch.device, dtype: torch.dtyp
     shapes = files.shapes()
     names = _our_names(shapes, part)
     wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    if part in ("", LANGUAGE) and f"{part or LANGUAGE}embed_tokens.weight" in names.values():
-        head = "lm_head.weight" if part else LANGUAGE + "lm_head.weight"
-        if head not in wanted:  # tied: transformers may still have written the head, as a copy
-            names = {theirs: ours for theirs, ours in names.items() if ours != head}
+    head = (LANGUAGE + "lm_head.weight").removeprefix(part)
+    if part != VISION and head not in wanted:  # tied: transformers may still have written the head, as a copy
+        names = {theirs: ours for theirs, ours in names.items() if ours != head}
     _check_fit(files.folder, wanted, names, shapes)
     module.to(dtype).to_empty(device=device)
     parameters = dict(module.named_parameters())
@@ -205,15 +204,18 @@ def _check_fit(
 def _placement(
     device: torch.device | str | None, dtype: torch.dtype | str | None, file_dtype: str
 ) -> tuple[torch.device, torch.dtype]:
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else file_dtype
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise CheckpointError(f"no floating-point dtype named {dtype!r}; try float32, bfloat16 or float16")
-        dtype = found
-    return device, dtype
+    name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # an unknown name; a kind this torch was built without
+        raise CheckpointError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if place.type == "meta":
+        raise CheckpointError("the meta device holds no weights; name one that computes")
+    wanted = ("float32" if place.type == "cpu" else file_dtype) if dtype is None else str(dtype)
+    wanted = wanted.removeprefix("torch.")
+    if wanted not in DTYPES:
+        raise CheckpointError(f"dtype {wanted} cannot be computed with; there are {', '.join(DTYPES)}")
+    return place, getattr(torch, wanted)
 
 
 def _file_dtype(folder: Path) -> str:
@@ -225,9 +227,21 @@ SAMPLING_KEYS = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def _generation_settings(folder: Path) -> dict[str, Any]:
-    """The end-of-text ids and the recommended sampling of generation_config.json, if it is there."""
-    if not (folder / "generation_config.json").exists():
+    """The end-of-text ids and the recommended sampling of generation_config.json, if it is there.
+
+    Values that mean "off" in transformers (top_k 0, top_p 1, a penalty of 1) are left out; sampling without a
+    temperature is sampling at 1, its default.
+    """
+    path = folder / "generation_config.json"
+    if not path.exists():
         return {}
-    raw = read_json(folder / "generation_config.json")
-    keys = ("eos_token_id", *(SAMPLING_KEYS if raw.get("do_sample") else ()))
-    return {key: raw[key] for key in keys if raw.get(key) is not None}
+    raw = read_json(path)
+    settings: dict[str, Any] = {"temperature": 1.0} if raw.get("do_sample") else {}
+    for key in SAMPLING_KEYS if raw.get("do_sample") else ():
+        value = raw.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"{path}: {key} should be a number, not {value!r}")
+        if value is not None and (key, value) not in (("top_k", 0), ("top_p", 1), ("repetition_penalty", 1)):
+            settings[key] = value
+    ends = token_ids(raw.get("eos_token_id"), str(path))
+    return settings | ({"eos_token_id": ends} if ends else {})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,15 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vl3ref.checkpoints.names import FROM_OURS, LANGUAGE, translate
 from vl3ref.config import LanguageConfig, Layout, ModelConfig
 from vl3ref.config_json import language_to_json, to_json, vision_to_json
+from vl3ref.errors import CheckpointError
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import VisionEncoder
+
+OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""What a save writes beside config files, and what the next one may take away."""
 
 PUBLISHED_HF_IDS = (151655, 151656)
 """<|image_pad|> and <|video_pad|>: what the published hf folders use for the released vocabulary."""
@@ -45,8 +51,11 @@ def save_model(
 
     Raises:
         ConfigError: the layout cannot express the model.
+        CheckpointError: the model has other parameters than its config says (a part was swapped), so that it could
+            not be loaded again; or `folder` is a file.
     """
     folder = Path(folder).absolute()
+    _check_saveable(model, folder)
     described = _describe(model, layout)
     tensors = dict(_named_for_file(model, layout))
     with staged(folder) as staging:
@@ -57,6 +66,25 @@ def save_model(
             write_json(staging / "generation_config.json", _generation_json(decoder.config, sampling))
         _write_shards(tensors, staging, max_shard_bytes)
     return folder
+
+
+def _check_saveable(model: Any, folder: Path) -> None:
+    if not isinstance(model, VideoLLaMA3 | VisionEncoder | LanguageModel):
+        raise CheckpointError(f"a {type(model).__name__} is not a model or a part of one; nothing was saved")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder to save to")
+    make: Any = type(model)
+    with torch.device("meta"):
+        plain = make(model.config)
+    wanted = {name: tuple(x.shape) for name, x in plain.state_dict().items()}
+    held = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    if differing := sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name)):
+        raise CheckpointError(
+            "the model's parameters are not those of its config, so it could not be loaded again:\n  "
+            + "\n  ".join(
+                f"{name}: {held.get(name, 'none')} instead of {wanted.get(name, 'none')}" for name in differing
+            )
+        )
 
 
 @contextmanager
@@ -152,6 +180,6 @@ def _exchange(staging: Path, folder: Path) -> None:
     for file in new:
         os.replace(file, folder / file.name)
     fresh = {file.name for file in new}
-    for old in [*folder.glob("model*.safetensors"), folder / "model.safetensors.index.json"]:
-        if old.name not in fresh:
-            old.unlink(missing_ok=True)
+    for old in folder.iterdir():
+        if OWN_FILES.fullmatch(old.name) and old.name not in fresh:
+            old.unlink()

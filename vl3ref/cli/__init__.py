@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
             app(arguments, prog_name="vl3ref")
         except (VL3Error, OSError) as error:
             _fail(str(error))
+        except MemoryError:
+            _fail("out of memory; try a smaller --visual-tokens, or fewer --max-frames")
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, by name: torch may not be imported
                 raise

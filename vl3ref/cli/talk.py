@@ -170,6 +170,8 @@ def _conversation(
 
 
 def _check_question(question: str, files: list[str]) -> None:
+    if not question.strip():
+        raise InputError("the question is empty")
     if os.path.isfile(question) or (not files and os.path.exists(question)):
         raise InputError(f"there is no question; ask one after the file: vl3ref ask {question} 'What is this?'")
 

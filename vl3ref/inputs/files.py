@@ -36,6 +36,8 @@ def kind_of(path: str | Path) -> Literal["image", "video"]:
     Raises:
         InputError: the file does not exist, or is neither.
     """
+    if not str(path):
+        raise InputError("a file's name is empty")
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, never raises (names too long, null bytes)
         raise InputError(f"{path} does not exist")

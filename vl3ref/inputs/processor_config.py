@@ -37,6 +37,8 @@ class ProcessorConfig:
 
     def __post_init__(self) -> None:
         check_options(vars(self))
+        if self.min_tokens > self.max_tokens:
+            raise InputError(f"min_tokens ({self.min_tokens}) should not be above max_tokens ({self.max_tokens})")
 
     def token_id_for(self, modal: str) -> int:
         return self.video_token_id if modal == "video" else self.image_token_id
@@ -59,6 +61,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         elif name == "fps":
             if not (value is None or (number and value > 0)):
                 raise InputError(f"fps should be a number above 0, or None for every frame, not {value!r}")
+        elif name.endswith("merge_size"):
+            if not (number and isinstance(value, int) and 1 <= value <= 16):
+                raise InputError(f"{name} should be a whole number from 1 to 16, not {value!r}")
         elif not (name == "max_frames" and value is None):
             least = 0 if name.endswith("_id") else 1
             if not (number and isinstance(value, int) and value >= least):

@@ -88,6 +88,8 @@ def open_video(
     """
     cut = _checked_cut(fps, max_frames, start_time, end_time)
     if isinstance(source, str | Path):
+        if not str(source):
+            raise InputError("the video's path is empty")
         path = Path(source)
         if timestamps is not None:
             raise InputError(f"timestamps go with an array or a list of frames; those of {path} are read from it")
@@ -155,7 +157,7 @@ def sample_by_time(
     finish = ends[-1] if cut.end is None else cut.end
     shown = np.flatnonzero((starts >= begin - SLACK) & (starts < finish - SLACK))
     if not len(shown):
-        return _nearest(starts, begin)
+        return _nearest(starts, ends[-1], begin)
     if cut.fps is None:
         duration = ends[-1] - starts[0] if cut.start is None and cut.end is None else ends[shown[-1]] - begin
         return _thin(shown.tolist(), np.linspace(begin, begin + duration, len(shown)), cut.max_frames)
@@ -193,16 +195,18 @@ def sample_by_index(count: int, rate: float, cut: Cut) -> tuple[list[int], np.nd
     return _thin(chosen.tolist(), chosen / rate, cut.max_frames)
 
 
-def _nearest(starts: np.ndarray, begin: float) -> tuple[list[int], np.ndarray]:
+def _nearest(starts: np.ndarray, end: float, begin: float) -> tuple[list[int], np.ndarray]:
     """The frame on the screen at `begin`; the last one where that is past the end."""
     frame = max(int(np.searchsorted(starts, begin + SLACK)) - 1, 0)
-    if frame == len(starts) - 1:
-        _warn_outside(begin, float(starts[-1]))
+    if begin >= end - SLACK:
+        _warn_outside(begin, float(end))
     return [frame], starts[frame : frame + 1].copy()
 
 
 def _warn_outside(begin: float, end: float) -> None:
-    warnings.warn(f"nothing is shown from {begin} s on (the last frame is at {end:.2f} s); taking it", stacklevel=2)
+    warnings.warn(
+        f"nothing is shown from {begin} s on: the video ends at {end:.2f} s; taking its last frame", stacklevel=2
+    )
 
 
 def _thin(indices: list[int], timestamps: np.ndarray, most: int | None) -> tuple[list[int], np.ndarray]:
@@ -320,7 +324,9 @@ def _open_sampled(source: Any, cut: Cut, timestamps: Any) -> SampledVideo:
     finish = np.inf if cut.end is None else cut.end
     inside = np.flatnonzero((times >= (cut.start or 0) - SLACK) & (times < finish - SLACK))
     indices, timestamps = (
-        _thin(inside.tolist(), times[inside], cut.max_frames) if len(inside) else _nearest(times, cut.start or 0)
+        _thin(inside.tolist(), times[inside], cut.max_frames)
+        if len(inside)
+        else _nearest(times, times[-1], cut.start or 0)
     )
     height, width, _ = to_rgb(source[indices[0]]).shape
 

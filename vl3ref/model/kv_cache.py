@@ -116,9 +116,10 @@ class KVCache:
     def advance(self, lengths: Sequence[int]) -> None:
         self.lengths = [held + new for held, new in zip(self.lengths, lengths, strict=True)]
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` more in the fullest conversation, keeping what is held."""
-        missing = max(self.lengths) + tokens - self.capacity
+    def reserve(self, tokens: int | Sequence[int]) -> None:
+        """Make room for this many more tokens in every conversation, or for these many in each, keeping what is held."""
+        more = [tokens] * len(self.lengths) if isinstance(tokens, int) else tokens
+        missing = max(held + new for held, new in zip(self.lengths, more, strict=True)) - self.capacity
         if missing > 0:
             self.keys = [torch.nn.functional.pad(k, (0, 0, 0, missing)) for k in self.keys]
             self.values = [torch.nn.functional.pad(v, (0, 0, 0, missing)) for v in self.values]

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vl3ref.config import LanguageConfig
+from vl3ref.errors import InputError
 from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
 from vl3ref.model.kv_cache import KVCache, Step, first_step
 from vl3ref.model.recording import Recording
@@ -63,8 +64,17 @@ class LanguageModel(nn.Module):
 
         Returns:
             Logits in the model's dtype, packed.
+
+        Raises:
+            InputError: x has another form, or lengths or ids do not fit it.
         """
         lengths = [len(x)] if lengths is None else [int(n) for n in lengths]
+        if x.ndim not in (1, 2) or (x.ndim == 2) != x.is_floating_point() or not len(x):
+            raise InputError(f"the decoder takes ids (tokens,) or embeddings (tokens, dim), not {tuple(x.shape)}")
+        if sum(lengths) != len(x) or min(lengths) < 0:
+            raise InputError(f"lengths add up to {sum(lengths)}, but there are {len(x)} tokens")
+        if not x.is_floating_point() and not 0 <= int(x.min()) <= int(x.max()) < self.config.vocab_size:
+            raise InputError(f"token ids should lie between 0 and {self.config.vocab_size - 1}")
         hidden = self.hidden(x, lengths, cache, recording)
         if logits_to_keep:
             hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(lengths)])
@@ -80,6 +90,8 @@ class LanguageModel(nn.Module):
         """What the head reads: the residual stream after the last norm."""
         if not x.is_floating_point():
             x = self.embed_tokens(x)
+        if cache is not None:
+            cache.reserve(lengths)
         step = first_step(lengths, x.device) if cache is None else cache.step(lengths)
         x = self.run(x, step, cache, recording)
         if cache is not None:
@@ -96,7 +108,8 @@ class LanguageModel(nn.Module):
         """
         chunk = self.prefill_chunk
         if chunk is None or len(x) <= chunk:
-            return self(x, lengths, cache, logits_to_keep=1)
+            ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
+            return self.head(self.hidden(x, lengths, cache)[ends])
         last = []
         for b, prompt in enumerate(x.split(list(lengths))):
             for piece in prompt.split(chunk):
@@ -142,12 +155,8 @@ class LanguageModel(nn.Module):
         Returns:
             A scalar; nan if no token is learnt.
         """
-        following = torch.full_like(labels, IGNORED)
-        following[:-1] = labels[1:]
-        ends = torch.tensor(lengths, device=labels.device).cumsum(0) - 1
-        following[ends] = IGNORED
-        learnt = following != IGNORED
-        hidden, targets = hidden[learnt], following[learnt]
+        learnt = learnt_after(labels, lengths)
+        hidden, targets = hidden[learnt], labels.roll(-1)[learnt]
 
         def summed(rows: Tensor, wanted: Tensor) -> Tensor:
             return F.cross_entropy(self.head(rows).float(), wanted, reduction="sum")
@@ -158,12 +167,37 @@ class LanguageModel(nn.Module):
         return total / targets.numel()
 
     def generate(
-        self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, min_new_tokens: int = 0, **options: Any
+        self,
+        ids: Int[Tensor, " tokens"],
+        max_new_tokens: int = 128,
+        min_new_tokens: int = 0,
+        temperature: int | float = 0.0,
+        top_p: int | float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: int | float = 1.0,
+        seed: int | None = None,
+        **options: Any,
     ) -> list[Tensor]:
-        """Continue a text. Options and result are those of `vl3ref.generation.generate`; ids are the new ones alone."""
+        """Continue a text. The list has one entry.
+
+        Args:
+            options: penalty_scope and end_token_ids; see `vl3ref.generation.generate`, which also explains the rest.
+
+        Returns:
+            One int64 tensor per conversation: the new ids alone, the end-of-text id included when it came.
+        """
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, ids, max_new_tokens, min_new_tokens, **options)
+        sampling = (temperature, top_p, top_k, repetition_penalty, seed)
+        return generate(self, ids, max_new_tokens, min_new_tokens, *sampling, **options)
+
+
+def learnt_after(labels: Int[Tensor, " tokens"], lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
+    """Which tokens are followed, in their own conversation, by one that is learnt."""
+    learnt = labels.roll(-1) != IGNORED
+    ends = torch.tensor(lengths, device=labels.device).cumsum(0) - 1
+    learnt[ends] = False
+    return learnt
 
 
 class DecoderLayer(nn.Module):

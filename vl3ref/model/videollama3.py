@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import PREFILL_CHUNK, LanguageModel
+from vl3ref.model.language_model import PREFILL_CHUNK, LanguageModel, learnt_after
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
 from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
@@ -117,6 +117,8 @@ class VideoLLaMA3(nn.Module):
         Raises:
             InputError: the inputs contradict each other or the model.
         """
+        if not isinstance(inputs, ModelInputs):
+            raise InputError(f"the model takes ModelInputs, not a {type(inputs).__name__}; make them with a processor")
         if labels is not None:
             _check_labels(labels, inputs, self.config.language.vocab_size)
         text_record = Recording(output_hidden_states, output_attentions)
@@ -127,7 +129,10 @@ class VideoLLaMA3(nn.Module):
 
         loss = logits = None
         if labels is not None:
-            loss = self.language_model.loss(hidden, labels.to(self.device)[spliced.kept], spliced.lengths)
+            labels = labels.to(self.device)[spliced.kept]
+            if not bool(learnt_after(labels, spliced.lengths).any()):
+                raise InputError(f"nothing is learnt: every label is {IGNORED}, or stands first in its conversation")
+            loss = self.language_model.loss(hidden, labels, spliced.lengths)
         if labels is None if return_logits is None else return_logits:
             if logits_to_keep:
                 hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(spliced.lengths)])
@@ -154,6 +159,11 @@ class VideoLLaMA3(nn.Module):
         inputs.check(config.visual_token_ids, config.language.vocab_size, config.vision.patch_values)
         visual = inputs.visual_positions(config.visual_token_ids)
         keep_mask = self.keep_mask(inputs)
+        if keep_mask.dtype != torch.bool or tuple(keep_mask.shape) != (sum(inputs.tokens_per_visual()),):
+            raise InputError(
+                f"the pruner's mask is {keep_mask.dtype} {tuple(keep_mask.shape)}; it should be bool, one for each of "
+                f"{sum(inputs.tokens_per_visual())} visual tokens"
+            )
 
         kept = torch.ones_like(visual)
         kept[visual] = keep_mask
@@ -164,6 +174,11 @@ class VideoLLaMA3(nn.Module):
                 projected = self.projector(features)[keep_mask]
             else:
                 projected = self.projector(features[keep_mask])
+            if tuple(projected.shape) != (int(keep_mask.sum()), embeddings.shape[1]):
+                raise InputError(
+                    f"the projector made {tuple(projected.shape)} of {int(keep_mask.sum())} visual tokens; "
+                    f"the decoder needs {embeddings.shape[1]} numbers for each"
+                )
             embeddings = embeddings.masked_scatter(visual[kept][:, None], projected.to(embeddings.dtype))
         lengths = [int(segment.sum()) for segment in kept.split(inputs.lengths.tolist())]
         return Spliced(embeddings, lengths, keep_mask, kept)
@@ -180,12 +195,13 @@ class VideoLLaMA3(nn.Module):
         return pruner(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, inputs.modals)
 
     def exact(self, on: bool = True) -> "VideoLLaMA3":
-        """Compute in the order of transformers' implementation, or in the fast order again.
+        """Compute in the order of transformers' implementation, or in the fast order (the default) again.
 
-        The same kernels on the same shapes give the same bits. Three things are ordered differently here for speed, and
+        The same kernels on the same shapes give the same bits. Four things are ordered differently here for speed, and
         this puts them back: the patch embedding is a matrix product instead of a convolution, frames are encoded in
-        chunks instead of all at once, and dropped tokens are not projected. With `exact()`, on a CPU in float32,
-        features, embeddings and logits of one conversation equal those of transformers (sdpa) bit for bit.
+        chunks instead of all at once, dropped tokens are not projected, and long prompts are prefilled in pieces. With
+        `exact()`, on a CPU in float32, features, embeddings and logits of one conversation equal those of transformers
+        (sdpa) bit for bit.
         """
         self.vision_encoder.embeddings.as_convolution = on
         self.vision_encoder.chunk_patches = None if on else CHUNK_PATCHES
@@ -194,18 +210,38 @@ class VideoLLaMA3(nn.Module):
         return self
 
     def generate(
-        self, inputs: ModelInputs, max_new_tokens: int = 128, min_new_tokens: int = 0, **options: Any
+        self,
+        inputs: ModelInputs,
+        max_new_tokens: int = 128,
+        min_new_tokens: int = 0,
+        temperature: int | float = 0.0,
+        top_p: int | float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: int | float = 1.0,
+        seed: int | None = None,
+        **options: Any,
     ) -> list[Tensor]:
-        """Answer. Options and result are those of `vl3ref.generation.generate`."""
+        """Answer every conversation.
+
+        Args:
+            options: penalty_scope and end_token_ids; see `vl3ref.generation.generate`, which also explains the rest.
+
+        Returns:
+            One int64 tensor per conversation: the new ids alone, the end-of-text id included when it came.
+        """
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, inputs, max_new_tokens, min_new_tokens, **options)
+        sampling = (temperature, top_p, top_k, repetition_penalty, seed)
+        return generate(self, inputs, max_new_tokens, min_new_tokens, *sampling, **options)
 
 
 def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise InputError("labels should be a 1-D int64 tensor")
     if len(labels) != len(inputs.input_ids):
         raise InputError(f"{len(labels)} labels for {len(inputs.input_ids)} input_ids")
-    if int(labels.max()) >= vocab_size:
-        raise InputError(f"labels run up to {int(labels.max())}, but the vocabulary to {vocab_size - 1}")
-    if bool((labels == IGNORED).all()):
-        raise InputError(f"every label is {IGNORED}: nothing is learnt")
+    if int(labels.max()) >= vocab_size or bool(((labels < 0) & (labels != IGNORED)).any()):
+        raise InputError(
+            f"labels should be {IGNORED} or lie between 0 and {vocab_size - 1}; these run from "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )

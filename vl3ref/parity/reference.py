@@ -179,5 +179,5 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise InputError("parity compares with transformers: pip install 'transformers>=5.17'") from None
+        raise InputError("parity compares with transformers: pip install 'vl3ref[parity]'") from None
     return transformers
