@@ -64,9 +64,11 @@ def main(folder: Path) -> None:
         video_token_id=ids["<image>"],
         dtype="bfloat16",
     )
-    model = random_model(config, dtype=torch.bfloat16)
-    with torch.no_grad():  # rows that no token has: never the likeliest, so that even noise can be read
-        model.language_model.embed_tokens.weight[tokenizer.get_vocab_size() :] = 0
+    model = random_model(config, seed=10, dtype=torch.bfloat16)
+    with torch.no_grad():  # special tokens and rows that no token has are never the likeliest: even noise can be read
+        rows = model.language_model.embed_tokens.weight
+        rows[tokenizer.get_vocab_size() :] = 0
+        rows[list(ids.values())] *= 0.1
     save_model(model, folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(

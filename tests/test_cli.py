@@ -198,11 +198,11 @@ def test_sampling_that_does_nothing(vl3ref_main):
         ([CLIP, "What?", "--fps", "0"], "fps should be"),
         ([CLIP, "What?", "--max-frames", "0"], "max_frames should be"),
         ([CLIP, "What?", "--merge", "0"], "merge_size should be"),
-        (["Hello", "--max-tokens", "0"], "max_new_tokens should be at least 1"),
+        (["Hello", "--max-tokens", "0"], "max_new_tokens should be a whole number of at least 1"),
         (["Hello", "--temperature", "-1"], "temperature should be"),
         (["Hello", "--top-k", "0"], "top_k should be"),
         (["Hello", "--device", "abacus"], "device abacus cannot be used"),
-        (["Hello", "--dtype", "int8"], "no floating-point dtype named 'int8'"),
+        (["Hello", "--dtype", "int8"], "dtype int8 cannot be computed with"),
         (["Hello", "--model", "nowhere"], "nowhere is not a folder"),
     ],
 )

@@ -117,7 +117,7 @@ class KVCache:
         self.lengths = [held + new for held, new in zip(self.lengths, lengths, strict=True)]
 
     def reserve(self, tokens: int | Sequence[int]) -> None:
-        """Make room for this many more tokens in every conversation, or for these many in each, keeping what is held."""
+        """Make room for this many more tokens in every conversation, or these many in each, keeping what is held."""
         more = [tokens] * len(self.lengths) if isinstance(tokens, int) else tokens
         missing = max(held + new for held, new in zip(self.lengths, more, strict=True)) - self.capacity
         if missing > 0:
