@@ -43,14 +43,14 @@ def from_scratch(chat, first_inputs, ids):
 def record_logits(chat, monkeypatch):
     """The decoder's logits of every prefill and step, last row each."""
     rows = []
-    original = LanguageModel.forward
+    original = LanguageModel.head
 
-    def forward(self, *args, **kwargs):
-        logits = original(self, *args, **kwargs)
+    def head(self, hidden):
+        logits = original(self, hidden)
         rows.append(logits[-1])
         return logits
 
-    monkeypatch.setattr(LanguageModel, "forward", forward)
+    monkeypatch.setattr(LanguageModel, "head", head)
     return rows
 
 
