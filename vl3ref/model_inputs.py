@@ -3,6 +3,7 @@
 It stands below both, because neither imports the other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -144,14 +145,7 @@ class ModelInputs:
         for modal in self.modals:
             if modal not in ("image", "video"):
                 raise InputError(f"modal {modal!r} is not known; there are 'image' and 'video'")
-        for (t, h, w), merge in zip(self.grid_sizes.tolist(), self.merge_sizes.tolist(), strict=True):
-            if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
-                raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")
-        patches = int(self.grid_sizes.prod(dim=1).sum())
-        if tuple(self.pixel_values.shape) != (patches, patch_values):
-            raise InputError(
-                f"pixel_values are {tuple(self.pixel_values.shape)}, but the grids ask for {(patches, patch_values)}"
-            )
+        check_grids(self.pixel_values, self.grid_sizes.tolist(), self.merge_sizes.tolist(), patch_values)
 
     def visual_positions(self, visual_token_ids: tuple[int, ...]) -> Bool[Tensor, " tokens"]:
         """Which of the input_ids stand for visual tokens."""
@@ -195,3 +189,17 @@ def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) ->
     opposite = [(column + 1) / w * source.width, (row + 1) / h * source.height]
     box = torch.stack([*corners, *opposite], dim=1)
     return TokenTrace(torch.full_like(frame, index), frame, times[frame], box)
+
+
+def check_grids(pixel_values: Tensor, grids: Sequence[Sequence[int]], merges: Sequence[int], patch_values: int) -> None:
+    """Refuse grids that cannot be merged, and pixels that are not theirs.
+
+    Raises:
+        InputError: naming the two that should agree.
+    """
+    for (t, h, w), merge in zip(grids, merges, strict=True):
+        if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
+            raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")
+    wanted = (sum(t * h * w for t, h, w in grids), patch_values)
+    if tuple(pixel_values.shape) != wanted:
+        raise InputError(f"pixel_values are {tuple(pixel_values.shape)}, but the grids ask for {wanted}")

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vl3ref.config import VisionConfig
-from vl3ref.errors import InputError
 from vl3ref.model.attention import attention_maps, packed_attention
 from vl3ref.model.recording import Recording
 from vl3ref.model.rope import Rotation, image_rotation, patch_positions, rotate
+from vl3ref.model_inputs import check_grids
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of patches of one video (or picture: one frame)."""
@@ -66,7 +66,7 @@ class VisionEncoder(nn.Module):
             Features (tokens, dim), frame by frame, row by row; tokens = sum of frames * rows * columns / merge^2.
         """
         grids = [(t, h, w) for t, h, w in grid_sizes.tolist()]
-        _check(pixel_values, grids, merge_sizes.tolist(), self.config.patch_values)
+        check_grids(pixel_values, grids, merge_sizes.tolist(), self.config.patch_values)
         visuals = zip(pixel_values.split([t * h * w for t, h, w in grids]), grids, merge_sizes.tolist(), strict=True)
         features: list[Tensor] = []
         together: list[tuple[Tensor, Grid, int]] = []
@@ -129,15 +129,6 @@ class VisionEncoder(nn.Module):
         if recording is not None:
             recording.add_hidden(self.config.num_hidden_layers, x)
         return merge_tokens(x, grids, merges)
-
-
-def _check(pixel_values: Tensor, grids: Sequence[Grid], merges: Sequence[int], patch_values: int) -> None:
-    for (t, h, w), merge in zip(grids, merges, strict=True):
-        if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
-            raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")
-    wanted = (sum(t * h * w for t, h, w in grids), patch_values)
-    if tuple(pixel_values.shape) != wanted:
-        raise InputError(f"pixel_values are {tuple(pixel_values.shape)}, but the grids ask for {wanted}")
 
 
 def first_occurrences(frames: Float[Tensor, "frames patches values"]) -> list[int]:
