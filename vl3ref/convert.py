@@ -58,7 +58,7 @@ def convert(source: str | Path, target: str | Path, layout: Layout, max_shard_by
             model.config = with_tokens(model.config, backend, layout)
             backend.save(str(staging / "tokenizer.json"))
             write_json(staging / "tokenizer_config.json", _tokenizer_json(backend, model.config))
-            settings = _hf_files if layout == "hf" else _official_files
+            settings = _hf_files if layout == "hf" else official_files
             for name, content in settings(processor.config, model.config).items():
                 write_json(staging / name, content)
             if layout == "hf":
@@ -110,7 +110,7 @@ NORMALISATION = {
 }
 
 
-def _official_files(config: ProcessorConfig, model: ModelConfig) -> dict[str, Mapping[str, Any]]:
+def official_files(config: ProcessorConfig, model: ModelConfig) -> dict[str, Mapping[str, Any]]:
     return {
         "processor_config.json": {
             "processor_class": "Videollama3Qwen2Processor",

@@ -19,3 +19,7 @@ class CheckpointError(VL3Error):
 
 class InputError(VL3Error):
     """A picture, video, conversation or tensor that cannot be turned into what the model takes."""
+
+
+class TrainingError(VL3Error):
+    """A training run that cannot go on: too many broken samples, a loss that is no number, another run's checkpoint."""

@@ -4,7 +4,7 @@ An answer alone goes to stdout, as it is generated; progress, notes, warnings an
 is wrong with the input is one line and exit code 2, never a traceback.
 
     options.py  what several commands share      talk.py  ask, chat      files.py  inspect, download, convert
-    parity.py   parity                            bench.py   bench
+    parity.py   parity                            bench.py   bench          train.py   train, eval
 """
 
 import sys
@@ -18,11 +18,13 @@ from vl3ref.cli.files import convert, download, inspect
 from vl3ref.cli.options import note, show_warning
 from vl3ref.cli.parity import parity
 from vl3ref.cli.talk import ask, chat
+from vl3ref.cli.train import evaluate, train
 from vl3ref.errors import VL3Error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (ask, chat, inspect, download, convert, parity, bench):
+for command in (ask, chat, inspect, download, convert, parity, bench, train):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def main(arguments: list[str] | None = None) -> None:

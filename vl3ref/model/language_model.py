@@ -34,12 +34,15 @@ class LanguageModel(nn.Module):
 
     Attributes:
         prefill_chunk: prompt tokens that `prefill` computes at once; None for all.
+        recompute: hold only what passes between layers for the backward pass, and compute the rest again in it
+            (gradient checkpointing).
     """
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
         self.prefill_chunk: int | None = PREFILL_CHUNK
+        self.recompute = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -131,7 +134,10 @@ class LanguageModel(nn.Module):
         for index, layer in enumerate(self.layers):
             if recording is not None:
                 recording.add_hidden(index, x)
-            x = layer(x, rotation, step, cache, recording)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, step, cache, recording, use_reentrant=False)
+            else:
+                x = layer(x, rotation, step, cache, recording)
         x = self.norm(x)
         if recording is not None:
             recording.add_hidden(len(self.layers), x)

@@ -209,6 +209,13 @@ class VideoLLaMA3(nn.Module):
         self.language_model.prefill_chunk = None if on else PREFILL_CHUNK
         return self
 
+    def recompute(self, on: bool = True) -> "VideoLLaMA3":
+        """Trade time for memory in training: hold only what passes between layers for the backward pass, and compute
+        the rest again in it (gradient checkpointing)."""
+        self.vision_encoder.encoder.recompute = on
+        self.language_model.recompute = on
+        return self
+
     def generate(
         self,
         inputs: ModelInputs,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vl3ref.config import VisionConfig
 from vl3ref.model.attention import attention_maps, packed_attention
@@ -191,8 +192,15 @@ class PatchEmbeddings(nn.Module):
 
 
 class Encoder(nn.Module):
+    """The blocks.
+
+    Attributes:
+        recompute: gradient checkpointing, as in `LanguageModel`.
+    """
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
+        self.recompute = False
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_hidden_layers))
 
     def forward(
@@ -205,7 +213,10 @@ class Encoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if recording is not None:
                 recording.add_hidden(index, x)
-            x = layer(x, rotation, lengths, recording)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, lengths, recording, use_reentrant=False)
+            else:
+                x = layer(x, rotation, lengths, recording)
         return x
 
 

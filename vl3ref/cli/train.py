@@ -1,0 +1,154 @@
+"""`vl3ref train` and `vl3ref eval`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from vl3ref.cli.options import Device, check_device, note, option
+from vl3ref.errors import InputError
+
+if TYPE_CHECKING:
+    from vl3ref.training.stages import Stage
+
+FROM, LEARNS, KEEPS = "What training starts from", "How it learns", "Where it runs, and what it keeps"
+
+
+def train(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DATA]...", help="Annotation files, .json or .jsonl.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Literal["tiny"] | None, option("--recipe", help="tiny: vl3-tiny from nothing, no data needed.")
+    ] = None,
+    stage: Annotated[int | None, option("--stage", help="1 to 4 of the paper.")] = None,
+    out: Annotated[Path | None, option("--out", help="Folder of the run (default: runs/NAME).")] = None,
+    resume: Annotated[bool, option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    model: Annotated[str | None, option("--model", help="Checkpoint of the stage before.", panel=FROM)] = None,
+    vision: Annotated[str | None, option("--vision", help="Stage 1: SigLIP's checkpoint.", panel=FROM)] = None,
+    decoder: Annotated[str | None, option("--decoder", help="Stage 1: Qwen2.5's checkpoint.", panel=FROM)] = None,
+    media: Annotated[Path | None, option("--media", help="Folder of the data's relative paths.", panel=FROM)] = None,
+    steps: Annotated[int | None, option("--steps", help="Default: as --epochs says.", panel=LEARNS)] = None,
+    epochs: Annotated[float, option("--epochs", help="Times through the data (default: 1).", panel=LEARNS)] = 1.0,
+    batch: Annotated[
+        int, option("--batch", help="Conversations a step, over all processes (128).", panel=LEARNS)
+    ] = 128,
+    pack: Annotated[int, option("--pack", help="Tokens computed together (16384).", panel=LEARNS)] = 16384,
+    decoder_rate: Annotated[float | None, option("--decoder-rate", help="0 freezes it.", panel=LEARNS)] = None,
+    projector_rate: Annotated[float | None, option("--projector-rate", help="0 freezes it.", panel=LEARNS)] = None,
+    vision_rate: Annotated[float | None, option("--vision-rate", help="0 freezes it.", panel=LEARNS)] = None,
+    recompute: Annotated[
+        bool | None,
+        option("--recompute/--no-recompute", help="Gradient checkpointing (default: on a GPU).", panel=LEARNS),
+    ] = None,
+    save_every: Annotated[int, option("--save-every", help="Steps between checkpoints (500).", panel=KEEPS)] = 500,
+    workers: Annotated[int, option("--workers", help="Processes that prepare batches (1).", panel=KEEPS)] = 1,
+    device: Device = None,
+) -> None:
+    """Train a stage of the paper on annotated data, or vl3-tiny from nothing.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m vl3ref train ...
+    """
+    if recipe is not None:
+        if data or stage or model or vision or decoder:
+            raise InputError("--recipe brings its own data, model and stages; leave DATA, --stage and --model out")
+        _train_recipe(out or Path("runs/tiny"), resume, workers)
+        return
+    if not data:
+        raise InputError("name annotation files to learn from, or --recipe tiny, which needs none")
+    if stage not in (1, 2, 3, 4):
+        raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
+    chosen = _stage(stage, decoder_rate, projector_rate, vision_rate)
+    check_device(device)
+    from vl3ref.training import stage_run
+    from vl3ref.training.annotations import Annotations, Several
+    from vl3ref.training.distributed import own_device, started
+    from vl3ref.training.trainer import Plan
+
+    samples = Several([Annotations(path, media) for path in data])
+    total = steps if steps is not None else max(1, round(epochs * len(samples) / batch))
+    network, processor = _start(model, vision, decoder)
+    dtype = network.config.dtype
+    place = own_device(device)
+    plan = Plan(total, save_every=save_every, workers=workers, bfloat16=place.type == "cuda")
+    network.recompute(place.type == "cuda" if recompute is None else recompute)
+    folder = out or Path("runs") / chosen.name
+    with started(place) as processes:
+        if processes.first:
+            note(f"{len(samples)} samples, {total} steps of {batch}; logs and checkpoints in {folder}")
+        settings = (samples, chosen, plan, folder, batch, pack, True, resume, processes)
+        stage_run.train_stage(network.to(place), processor, *settings)
+        if processes.first:
+            final = stage_run.finish(folder, dtype)
+            note(f"wrote {final}")
+
+
+def _train_recipe(folder: Path, resume: bool, workers: int) -> None:
+    from vl3ref.training.recipe import train_tiny
+
+    note(f"logs and checkpoints in {folder}; interrupted, the run goes on with --resume")
+    note(f"wrote {train_tiny(folder, resume=resume, workers=workers)}")
+
+
+def _stage(number: int, *rates: float | None) -> "Stage":
+    """A stage of the table with other rates, where some were given."""
+    from vl3ref.training.stages import OFFICIAL_2B
+
+    names = ("decoder_rate", "projector_rate", "vision_rate")
+    for name, rate in zip(names, rates, strict=True):
+        if rate is not None and rate < 0:
+            raise InputError(f"--{name.replace('_', '-')} should be 0 or more, not {rate}")
+    given: dict[str, Any] = {name: rate or None for name, rate in zip(names, rates, strict=True) if rate is not None}
+    return replace(OFFICIAL_2B[number - 1], **given)
+
+
+def _start(model: str | None, vision: str | None, decoder: str | None):  # type: ignore[no-untyped-def]
+    """The model and processor that a stage begins with."""
+    import vl3ref
+    from vl3ref.hub import find_checkpoint
+    from vl3ref.training.stage_run import assemble
+
+    if model is not None and not (vision or decoder):
+        return vl3ref.load(model, "cpu", "float32")
+    if model is None and vision and decoder:
+        return assemble(find_checkpoint(vision), find_checkpoint(decoder))
+    raise InputError("give --model, a checkpoint to go on from; or both --vision and --decoder, to put one together")
+
+
+def evaluate(
+    world: Annotated[Literal["tinyworld"], typer.Argument(metavar="tinyworld", show_default=False)],
+    model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
+    questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
+    controls: Annotated[
+        bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no DiffFP (first model).")
+    ] = True,
+    seed: Annotated[int | None, option("--seed", help="Of the questions.")] = None,
+    json_file: Annotated[Path | None, option("--json", help="Write the numbers here.")] = None,
+    markdown: Annotated[Path | None, option("--markdown", help="Write the table here.")] = None,
+    device: Device = None,
+) -> None:
+    """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
+    if questions < 1:
+        raise InputError(f"--questions should be at least 1, not {questions}")
+    check_device(device)
+    import vl3ref
+    from vl3ref.training import evaluation
+
+    names = model or ["vl3-tiny"]
+    table = evaluation.Table()
+    for index, name in enumerate(names):
+        network, processor = vl3ref.load(name, device)
+        columns = evaluation.COLUMNS if controls and index == 0 else {"accuracy": evaluation.COLUMNS["accuracy"]}
+        for column, settings in columns.items():
+            label = f"{Path(name).name} {column}" if len(names) > 1 else column
+            table.add(label, evaluation.examine_all(network, processor, settings, questions, seed))
+            note(f"{label}: {table.overall(label):.1%} of {questions} questions a skill")
+    Console(width=140).print(table.for_terminal())
+    if json_file is not None:
+        json_file.write_text(json.dumps(table.as_json(), indent=2) + "\n", encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(table.as_markdown(), encoding="utf-8")

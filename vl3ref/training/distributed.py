@@ -1,0 +1,140 @@
+"""More than one process: who else computes, and how parameters are spread over them (FSDP2).
+
+torchrun --nproc-per-node 8 -m vl3ref train ...                                              one machine
+torchrun --nnodes 2 --node-rank R --master-addr HOST --nproc-per-node 8 -m vl3ref train ...  on each of two
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from vl3ref.model.language_model import DecoderLayer
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model.vision import EncoderLayer
+from vl3ref.model_inputs import IGNORED, ModelInputs
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, and which one this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def total(self, number: float) -> float:
+        """The sum of a number over all processes."""
+        return number if self.world == 1 else _reduced(number, dist.ReduceOp.SUM)
+
+    def most(self, number: float) -> float:
+        """The largest of a number over all processes."""
+        return number if self.world == 1 else _reduced(number, dist.ReduceOp.MAX)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def _reduced(number: float, how: dist.ReduceOp.RedOpType) -> float:
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    value = torch.tensor(float(number), dtype=torch.float64, device=device)
+    dist.all_reduce(value, how)
+    return value.item()
+
+
+def own_device(name: str | None) -> torch.device:
+    """Where this process computes: the named device, or its own GPU, or the CPU."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    return torch.device(name)
+
+
+@contextmanager
+def started(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun started; one, where it did not."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: VideoLLaMA3, bfloat16: bool = False) -> None:
+    """Spread every parameter over all processes. A layer's are gathered while it computes, and forgotten after it.
+
+    Args:
+        bfloat16: gather and compute in it; each process's share, its gradients' sum and AdamW's moments stay float32.
+    """
+    narrow = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = narrow if bfloat16 else MixedPrecisionPolicy()
+    for module in model.modules():
+        if isinstance(module, DecoderLayer | EncoderLayer):
+            fully_shard(module, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+
+
+def level(packs: Sequence[ModelInputs], model: VideoLLaMA3, processes: Processes) -> list[tuple[ModelInputs, float]]:
+    """Packs and their weights: equally many in every process, each with something to see.
+
+    All processes gather a sharded layer together, so all of them have to go through the same layers equally often.
+    Packs that show nothing get one grey patch that nothing is learnt from; missing packs are made up for by ones that
+    weigh nothing.
+    """
+    if processes.world == 1:
+        return [(pack, 1.0) for pack in packs]
+    missing = int(processes.most(len(packs))) - len(packs)
+    seeing = [pack if pack.pixel_values is not None else _with_patch(pack, model) for pack in packs]
+    return [(pack, 1.0) for pack in seeing] + [(_patch(model, learnt=True), 0.0)] * missing
+
+
+def _with_patch(pack: ModelInputs, model: VideoLLaMA3) -> ModelInputs:
+    patch = _patch(model, learnt=False).to(pack.input_ids.device)
+    assert pack.labels is not None and patch.labels is not None
+    return replace(
+        patch,
+        input_ids=torch.cat([pack.input_ids, patch.input_ids]),
+        lengths=torch.cat([pack.lengths, patch.lengths]),
+        labels=torch.cat([pack.labels, patch.labels]),
+    )
+
+
+def _patch(model: VideoLLaMA3, learnt: bool) -> ModelInputs:
+    """A conversation of one grey patch, followed by a token that is learnt or not."""
+    image = model.config.image_token_id
+    after = 0 if image else 1
+    inputs = ModelInputs(
+        input_ids=torch.tensor([image, after]),
+        lengths=torch.tensor([2]),
+        pixel_values=torch.zeros(1, model.config.vision.patch_values),
+        grid_sizes=torch.ones(1, 3, dtype=torch.int64),
+        merge_sizes=torch.ones(1, dtype=torch.int64),
+        modals=["image"],
+        labels=torch.tensor([IGNORED, after if learnt else IGNORED]),
+    )
+    return inputs.to(model.device)
+
+
+def clip_gradients(model: nn.Module, most: float) -> float:
+    """Scale all gradients down to a total norm of at most `most`. Returns the norm there was."""
+    norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], most)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

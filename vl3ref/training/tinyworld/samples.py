@@ -1,0 +1,143 @@
+"""The small world as annotations in the official format, with pictures and clips in memory."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vl3ref.errors import InputError
+from vl3ref.training.samples import to_conversation
+from vl3ref.training.tinyworld.clips import clip
+from vl3ref.training.tinyworld.pictures import Question, Shown, chart, document, pick, scene, sign
+
+PICTURE_SKILLS = ("colour", "shape", "count", "position", "reading", "chart", "document", "picture caption")
+TIME_SKILLS = ("motion", "order", "frequency", "time", "change", "video caption")
+SKILLS = PICTURE_SKILLS + TIME_SKILLS
+
+MAKERS: Mapping[str, Callable[[np.random.Generator], Shown]] = {
+    "scene": scene,
+    "sign": sign,
+    "document": document,
+    "chart": chart,
+    "clip": clip,
+}
+PICTURES = {"scene": 3, "sign": 2, "document": 2, "chart": 2}
+"""Kinds of pictures, and how often each is shown in comparison."""
+
+
+class TinyWorld:
+    """Endless training samples: sample i of a seed is always the same, and made when it is asked for.
+
+    Args:
+        seed: another seed is another world of samples.
+        mixture: how often each kind of `MAKERS` comes, in comparison.
+        turns: questions about one picture or clip at most, one conversation.
+        told: share of the samples that are told in words instead of shown: for a decoder that cannot see yet.
+        size: what `len` says.
+    """
+
+    def __init__(
+        self, seed: int, mixture: Mapping[str, float], turns: int = 6, told: float = 0.0, size: int = 1 << 40
+    ) -> None:
+        self.seed, self.turns, self.told, self.size = seed, turns, told, size
+        self.kinds = sorted(mixture)
+        self.shares = np.array([mixture[kind] for kind in self.kinds]) / sum(mixture.values())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Mapping[str, Any]:
+        rng = np.random.default_rng([self.seed, index])
+        shown = MAKERS[self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]](rng)
+        return annotation(shown, chosen(rng, shown, self.turns), rng, in_words=rng.random() < self.told)
+
+    def told_picture(self, index: int) -> tuple[np.ndarray, str]:
+        """A picture, or one frame of a clip, and what it shows in words."""
+        rng = np.random.default_rng([self.seed, index])
+        shown = MAKERS[self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]](rng)
+        frame = int(rng.integers(len(shown.frames)))
+        return shown.frames[frame], shown.words[frame]
+
+    def conversation(self, index: int) -> list[dict[str, Any]]:
+        return to_conversation(self[index])
+
+    def name(self, index: int) -> str:
+        return f"tinyworld seed {self.seed} sample {index}"
+
+
+def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[Question]:
+    """At most so many questions, the description last: earlier answers should give nothing away."""
+    *details, whole = shown.questions
+    asked = details[: turns - 1]
+    return [*asked, whole] if rng.random() < 0.6 or not asked else asked
+
+
+def annotation(
+    shown: Shown, questions: Sequence[Question], rng: np.random.Generator, in_words: bool = False
+) -> dict[str, Any]:
+    """A sample in the official format. Pictures and clips are arrays; a clip's seconds are its "timestamps"."""
+    sample: dict[str, Any] = {}
+    front = f"{shown.in_words()}\n"
+    if not in_words and shown.times is None:
+        sample["image"], front = [shown.frames[0]], "<image>\n"
+    elif not in_words:
+        sample["video"], front = [np.stack(shown.frames)], "<video>\n"
+        sample["timestamps"] = shown.times
+    turns = []
+    for question in questions:
+        turns.append({"from": "human", "value": front + pick(rng, question.wordings)})
+        turns.append({"from": "gpt", "value": question.answer})
+        front = ""
+    return {**sample, "conversations": turns}
+
+
+def held_out(skill: str, seed: int, count: int) -> list[dict[str, Any]]:
+    """Fresh questions of one skill, one to a picture or clip.
+
+    Args:
+        skill: one of `SKILLS`.
+        seed: of the examination; training's samples have other seeds.
+
+    Returns:
+        Annotations, whose last turn is the right answer.
+    """
+    if skill not in SKILLS:
+        raise InputError(f"there is no skill {skill!r}; there are {', '.join(SKILLS)}")
+    rng = np.random.default_rng([seed, SKILLS.index(skill), 1])
+    kinds = list(PICTURES) if skill in PICTURE_SKILLS else ["clip"]
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        shown = MAKERS[pick(rng, kinds)](rng)
+        fitting = [question for question in shown.questions if question.skill == skill]
+        if fitting:
+            question = fitting[int(rng.integers(len(fitting)))]
+            found.append(annotation(shown, [question], rng))
+    return found
+
+
+def write(samples: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write samples as files: PNG pictures, a folder of frames per clip, and annotations.jsonl, whose path is returned.
+
+    A folder of frames has no clock (the official loader takes it as three a second), so clips keep their timestamps in
+    the annotation.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, sample in enumerate(samples):
+        line = dict(sample)
+        if "image" in sample:
+            line["image"] = [f"{index:06}.png"]
+            Image.fromarray(sample["image"][0]).save(folder / line["image"][0])
+        if "video" in sample:
+            frames = folder / f"{index:06}"
+            frames.mkdir(exist_ok=True)
+            for number, frame in enumerate(sample["video"][0]):
+                Image.fromarray(frame).save(frames / f"{number:03}.png")
+            line["video"] = [frames.name]
+        lines.append(json.dumps(line))
+    path = folder / "annotations.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
