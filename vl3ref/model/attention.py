@@ -10,7 +10,7 @@ Neighbours of equal length (the frames of a video) are computed by one batched c
 no tensor has two axes of total length: the fused kernels keep scores in blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -41,8 +41,11 @@ def packed_attention(
         Packed like q, same dtype.
     """
     outputs = []
-    for rows, count in _equal_runs(lengths):
-        q_run, k_run, v_run = (rearrange(x[rows], "(s n) h d -> s h n d", s=count) for x in (q, k, v))
+    runs = [(length, len(list(run))) for length, run in groupby(_as_list(lengths)) if length]
+    # split, not slices: the backward pass of a slice fills a tensor of full length, once for every segment
+    pieces = [x.split([length * count for length, count in runs]) for x in (q, k, v)]
+    for (_, count), *run in zip(runs, *pieces, strict=True):
+        q_run, k_run, v_run = (rearrange(x, "(s n) h d -> s h n d", s=count) for x in run)
         out = F.scaled_dot_product_attention(q_run, k_run, v_run, is_causal=causal, enable_gqa=_grouped(q, k))
         outputs.append(rearrange(out, "s h n d -> (s n) h d"))
     if not outputs:
@@ -122,16 +125,6 @@ def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Ten
 def _late_causal_mask(new: int, total: int, device: torch.device) -> Tensor:
     """(new, total): the last `new` of `total` tokens see everything up to themselves."""
     return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
-
-
-def _equal_runs(lengths: Sequence[int] | Tensor) -> Iterator[tuple[slice, int]]:
-    """Rows and number of segments of each run of neighbours of equal length."""
-    start = 0
-    for length, run in groupby(_as_list(lengths)):
-        count = len(list(run))
-        if length:
-            yield slice(start, start + count * length), count
-        start += count * length
 
 
 def _as_list(lengths: Sequence[int] | Tensor) -> list[int]:

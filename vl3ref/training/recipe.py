@@ -78,8 +78,8 @@ def tiny_tokenizer(seed: int = 0, samples: int = 4000) -> Backend:
     )
     world = TinyWorld(seed, {**PICTURES, "clip": sum(PICTURES.values())}, told=1.0)
     texts = (turn["value"] for index in range(samples) for turn in world[index]["conversations"])
-    roles = "system user assistant stream"
-    backend.train_from_iterator([SYSTEM_PROMPT, roles, *texts], trainer)
+    roles = "system\nuser\nassistant\nstream\n"
+    backend.train_from_iterator([SYSTEM_PROMPT, roles, roles, *texts], trainer)
     backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return backend
 
@@ -115,12 +115,12 @@ READS = Stage("text", 1e-3, None, None, 2, 2, True, "the decoder learns to answe
 LOOKS = Stage("siglip", None, None, 1e-3, 2, 2, True, "the encoder learns which text tells of which picture")
 
 PHASES = (
-    Phase(READS, HALF_CLIPS, 1.0, 800),
-    Phase(LOOKS, HALF_CLIPS, 0.0, 500, batch=128),
-    Phase(TINY[0], PICTURES, 0.0, 1000),
-    Phase(TINY[1], PICTURES, 0.1, 2000),
+    Phase(READS, HALF_CLIPS, 1.0, 1000),
+    Phase(LOOKS, HALF_CLIPS, 0.0, 250, batch=128),
+    Phase(TINY[0], PICTURES, 0.0, 600),
+    Phase(TINY[1], PICTURES, 0.1, 1700),
     Phase(TINY[2], HALF_CLIPS, 0.05, 2500),
-    Phase(TINY[3], MOSTLY_CLIPS, 0.0, 1500),
+    Phase(TINY[3], MOSTLY_CLIPS, 0.0, 1600),
 )
 """On two CPU cores: about two hours."""
 
