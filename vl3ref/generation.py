@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vl3ref.config import LanguageConfig
+from vl3ref.decoding import Decode, decoding
 from vl3ref.errors import InputError
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
@@ -154,6 +155,7 @@ def stream(
     choose = Chooser(sampling, decoder.config.vocab_size, ends, min_new_tokens, prompt.ids)
 
     logits = decoder.prefill(prompt.embeddings, prompt.lengths, cache)
+    decode: Decode | None = None
     running = list(range(count))
     for step in range(max_new_tokens):
         newest = choose(logits)
@@ -165,8 +167,9 @@ def stream(
         if len(going) < len(running):
             cache.keep(going)
             choose.keep(going)
-            newest, running = newest[going], [running[slot] for slot in going]
-        logits = decoder.head(decoder.hidden(newest, [1] * len(running), cache))
+            newest, running, decode = newest[going], [running[slot] for slot in going], None
+        decode = decode or decoding(decoder, cache, decoder.decode)
+        logits = decode(newest)
 
 
 class Chooser:

@@ -88,8 +88,8 @@ class KVCache:
         """
         conversations = torch.arange(len(positions), device=positions.device)
         filled = torch.arange(self.capacity, device=positions.device) <= positions[:, None]
-        ones = [1] * len(positions)
-        return Step(ones, list(self.lengths), positions, True, self.capacity, filled, conversations)
+        ones = [1] * len(positions)  # as `past`: some; how many, only the device knows
+        return Step(ones, ones, positions, True, self.capacity, filled, conversations)
 
     def write(
         self,

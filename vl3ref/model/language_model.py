@@ -6,7 +6,7 @@ It is whole without the rest of the model: `LanguageModel` takes ids or embeddin
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class LanguageModel(nn.Module):
         prefill_chunk: prompt tokens that `prefill` computes at once; None for all.
         recompute: hold only what passes between layers for the backward pass, and compute the rest again in it
             (gradient checkpointing).
+        decode: how new tokens are computed, see `vl3ref.decoding`; None for the best of the device.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -43,6 +44,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.prefill_chunk: int | None = PREFILL_CHUNK
         self.recompute = False
+        self.decode: Literal["eager", "captured", "compiled"] | None = None
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -8,7 +8,7 @@ no state of a shuffler or of workers to save.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Dataset
@@ -20,6 +20,7 @@ from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import MAX_TOKENS, MAX_VISUAL_TOKENS, Stage
 
 
+@runtime_checkable
 class Samples(Protocol):
     """What can be trained on: `Annotations`, `TinyWorld`, or whatever has these."""
 

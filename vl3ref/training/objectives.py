@@ -4,7 +4,7 @@ Sums, not means: a step divides by the count of the whole batch, so that the los
 cut into packs, or over how many processes it was spread.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 
 
+@runtime_checkable
 class Objective(Protocol):
     def count(self, pack: Any, /) -> int:
         """Over how many parts the loss of a pack is summed."""

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from vl3ref.errors import TrainingError
 from vl3ref.training.distributed import Processes
 
 
+@runtime_checkable
 class ModelFiles(Protocol):
     """How a model's parameters lie in a checkpoint's folder."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from vl3ref.training.run_state import ModelFiles, latest_checkpoint, restore, sa
 from vl3ref.training.stages import BETAS, CLIP, EPSILON, WARM_UP
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Anything that has the batch of every step."""
 

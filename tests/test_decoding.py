@@ -1,0 +1,104 @@
+"""Captured and compiled decoding give what eager decoding gives."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from tests.goldens_cases import CASES, inputs_of, pack
+from tests.helpers import GOLDENS, ROOT
+from vl3ref import decoding
+from vl3ref.checkpoints import load_model
+from vl3ref.errors import InputError
+from vl3ref.generation import generate
+from vl3ref.model.videollama3 import VideoLLaMA3
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture
+def model() -> VideoLLaMA3:
+    return load_model(GOLDENS / "official-tiny", device="cpu")
+
+
+def answers(model: VideoLLaMA3, way: str | None) -> list[list[int]]:
+    """Of all cases at once; they end at different steps, because each ends with the third new token of its own."""
+    model.language_model.decode = way
+    inputs = pack([inputs_of(name) for name in CASES])
+    free = generate(model, inputs, max_new_tokens=12)
+    ends = sorted({int(row[n + 2]) for n, row in enumerate(free[:4])})
+    ended = generate(model, inputs, max_new_tokens=12, end_token_ids=ends)
+    sampled = generate(model, inputs, max_new_tokens=12, temperature=1.5, seed=3)
+    return [row.tolist() for row in free + ended + sampled]
+
+
+class FakeGraph:
+    """What a CUDA graph does with a recorded step, done by computing it again into the same tensor."""
+
+    recorded: Callable[[], torch.Tensor]
+
+    def replay(self) -> None:
+        self.out.copy_(self.recorded())
+
+
+def test_captured_steps_replay_to_the_same_tokens(model: VideoLLaMA3, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answers(model, "eager")
+
+    class Captured(decoding.Captured):
+        def __init__(self, decoder, cache):
+            graph = FakeGraph()
+
+            @contextmanager
+            def recording(_: FakeGraph) -> Iterator[None]:
+                graph.recorded, saved = self._compute, self.positions.clone()
+                yield
+                self.positions.copy_(saved)  # a capture computes nothing
+                graph.out = self.logits
+
+            monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+            monkeypatch.setattr(torch.cuda, "graph", recording)
+            super().__init__(decoder, cache)
+
+    monkeypatch.setattr("vl3ref.generation.decoding", lambda decoder, cache, way: Captured(decoder, cache))
+    assert answers(model, "captured") == expected
+
+
+COMPILED = """
+import torch
+from tests.goldens_cases import CASES, inputs_of
+from tests.helpers import GOLDENS, ROOT
+from vl3ref.checkpoints import load_model
+from vl3ref.generation import generate
+
+model = load_model(GOLDENS / "official-tiny", device="cpu")
+for name in list(CASES)[:2]:
+    found = []
+    for model.language_model.decode in ("eager", "compiled"):
+        found.append(generate(model, inputs_of(name), max_new_tokens=12)[0].tolist())
+    assert found[0] == found[1], found
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
+def test_compiled_steps_give_the_same_tokens() -> None:
+    """In a process of its own: the checks of shapes that tests switch on cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("way", ["captured", "compiled", None])
+def test_the_ways_agree_on_a_gpu(model: VideoLLaMA3, way: str | None) -> None:
+    model = model.to("cuda")
+    assert answers(model, way) == answers(model, "eager")
+
+
+def test_a_graph_needs_a_gpu(model: VideoLLaMA3) -> None:
+    model.language_model.decode = "captured"
+    with pytest.raises(InputError, match="GPU"):
+        generate(model, inputs_of(next(iter(CASES))), max_new_tokens=3)

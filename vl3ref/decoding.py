@@ -1,0 +1,112 @@
+"""One decoding step, newest tokens -> logits, three ways.
+
+    eager      layer after layer from Python; the default on a CPU
+    captured   a CUDA graph, recorded once and replayed: one launch a token instead of some twenty a layer; the default
+               on a GPU
+    compiled   torch.compile's: fewer, fused kernels, after a minute of compiling. For those who ask for it
+
+All three give the same tokens. The last two need shapes that stay the same from token to token, so their attention
+reads the whole cache and masks what is not filled (`KVCache.static_step`).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vl3ref.errors import InputError
+from vl3ref.model.kv_cache import KVCache
+from vl3ref.model.language_model import LanguageModel
+
+Way = Literal["eager", "captured", "compiled"]
+
+
+Decode: TypeAlias = Callable[[Tensor], Tensor]
+"""Newest token of each conversation (conversations,) -> logits of the next (conversations, vocab). The cache grows by
+one token each."""
+
+
+def decoding(decoder: LanguageModel, cache: KVCache, way: Way | None = None) -> Decode:
+    """How to decode with a cache whose conversations will stay as many as they are.
+
+    Args:
+        way: None takes "captured" on a GPU and "eager" elsewhere.
+
+    Raises:
+        InputError: the way is not known, or not possible on this device.
+    """
+    on_gpu = cache.keys[0].is_cuda
+    way = way or ("captured" if on_gpu else "eager")
+    if way == "captured" and not on_gpu:
+        raise InputError("CUDA graphs can be captured on a GPU alone; decode 'eager' or 'compiled' here")
+    ways: dict[str, Callable[[LanguageModel, KVCache], Decode]] = {
+        "eager": Eager,
+        "captured": Captured,
+        "compiled": Compiled,
+    }
+    if way not in ways:
+        raise InputError(f"decoding can be {', '.join(ways)}, not {way!r}")
+    return ways[way](decoder, cache)
+
+
+class Eager:
+    def __init__(self, decoder: LanguageModel, cache: KVCache) -> None:
+        self.decoder, self.cache = decoder, cache
+
+    def __call__(self, tokens: Int[Tensor, " conversations"]) -> Float[Tensor, "conversations vocab"]:
+        return self.decoder.head(self.decoder.hidden(tokens, [1] * len(tokens), self.cache))
+
+
+def static_logits(
+    decoder: LanguageModel, cache: KVCache, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows vocab"]:
+    """One step in which Python reads nothing from the device. Counts nothing: the caller advances the cache."""
+    return decoder.head(decoder.run(decoder.embed_tokens(tokens), cache.static_step(positions), cache))
+
+
+class Captured:
+    """A graph of one step. It reads tokens and positions from buffers of its own, and moves the positions on."""
+
+    def __init__(self, decoder: LanguageModel, cache: KVCache) -> None:
+        self.decoder, self.cache = decoder, cache
+        device = cache.keys[0].device
+        self.positions = torch.tensor(cache.lengths, device=device)
+        self.tokens = torch.zeros_like(self.positions)
+        self._compute()  # outside the capture, where libraries may still allocate; what it writes is overwritten
+        self.positions.copy_(torch.tensor(cache.lengths))
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self._compute()
+
+    def _compute(self) -> Tensor:
+        logits = static_logits(self.decoder, self.cache, self.tokens, self.positions)
+        self.positions += 1
+        return logits
+
+    def __call__(self, tokens: Int[Tensor, " conversations"]) -> Float[Tensor, "conversations vocab"]:
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        self.cache.advance([1] * len(tokens))
+        return self.logits
+
+
+class Compiled:
+    """A compiled step. One compilation serves all later caches, whatever their sizes."""
+
+    def __init__(self, decoder: LanguageModel, cache: KVCache) -> None:
+        self.decoder, self.cache = decoder, cache
+        self.positions = torch.tensor(cache.lengths, device=cache.keys[0].device)
+
+    def __call__(self, tokens: Int[Tensor, " conversations"]) -> Float[Tensor, "conversations vocab"]:
+        logits = compiled_logits()(self.decoder, self.cache, tokens, self.positions)
+        self.positions += 1
+        self.cache.advance([1] * len(tokens))
+        return logits
+
+
+@lru_cache
+def compiled_logits() -> Callable[[LanguageModel, KVCache, Tensor, Tensor], Tensor]:
+    return torch.compile(static_logits, dynamic=True)
