@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,17 @@ class TinyWorld:
         seed: another seed is another world of samples.
         mixture: how often each kind of `MAKERS` comes, in comparison.
         turns: questions about one picture or clip at most, one conversation.
-        told: share of the samples that are told in words instead of shown: for a decoder that cannot see yet.
+        told: share of each kind that is told in words instead of shown: text, for the decoder. None of it by default.
         size: what `len` says.
     """
 
     def __init__(
-        self, seed: int, mixture: Mapping[str, float], turns: int = 6, told: float = 0.0, size: int = 1 << 40
+        self,
+        seed: int,
+        mixture: Mapping[str, float],
+        turns: int = 6,
+        told: Mapping[str, float] = MappingProxyType({}),
+        size: int = 1 << 40,
     ) -> None:
         self.seed, self.turns, self.told, self.size = seed, turns, told, size
         self.kinds = sorted(mixture)
@@ -50,16 +56,20 @@ class TinyWorld:
         return self.size
 
     def __getitem__(self, index: Any) -> Mapping[str, Any]:
-        rng = np.random.default_rng([self.seed, index])
-        shown = MAKERS[self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]](rng)
-        return annotation(shown, chosen(rng, shown, self.turns), rng, in_words=rng.random() < self.told)
+        rng, kind, shown = self._draw(index)
+        in_words = rng.random() < self.told.get(kind, 0.0)
+        return annotation(shown, chosen(rng, shown, self.turns), rng, in_words)
 
     def told_picture(self, index: int) -> tuple[np.ndarray, str]:
         """A picture, or one frame of a clip, and what it shows in words."""
-        rng = np.random.default_rng([self.seed, index])
-        shown = MAKERS[self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]](rng)
+        rng, _, shown = self._draw(index)
         frame = int(rng.integers(len(shown.frames)))
         return shown.frames[frame], shown.words[frame]
+
+    def _draw(self, index: int) -> tuple[np.random.Generator, str, Shown]:
+        rng = np.random.default_rng([self.seed, index])
+        kind = self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]
+        return rng, kind, MAKERS[kind](rng)
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
         return to_conversation(self[index])
