@@ -7,8 +7,9 @@ measured, words compared with what Pillow's font makes of them. `answer` is what
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, wraps
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -28,15 +29,27 @@ PAPER, EDGE, RULE, INK = (252, 252, 250), (120, 120, 120), (190, 190, 190), (25,
 CELL = 28
 SPECK = 12
 """Pixels below which a blob is a splinter of something that another thing covers."""
-FIELDS: dict[str, Sequence[str]] = {
-    **dict.fromkeys(GOODS, [str(price) for price in range(1, 10)]),
-    **{"name": NAMES, "age": [str(age) for age in range(10, 90)], "town": TOWNS},
-}
+PRICES, AGES = tuple("123456789"), tuple(str(age) for age in range(10, 90))
+FIELDS: dict[str, Sequence[str]] = {**dict.fromkeys(GOODS, PRICES), "name": NAMES, "age": AGES, "town": TOWNS}
 NUMBERS = ("no", "one", "two", "three", "four")
 
 
 class Unclear(Exception):
-    """Two things of one colour touch: nobody could say how many there are."""
+    """The pixels do not say: two things of one colour touch, or one is half-way between two cells."""
+
+
+def once(look: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    """Look at a picture or clip once, however much is asked about it."""
+
+    @lru_cache(maxsize=32)
+    def looked(pixels: bytes, shape: tuple[int, ...]) -> Any:
+        return look(np.frombuffer(pixels, np.uint8).reshape(shape))
+
+    @wraps(look)
+    def again(picture: np.ndarray) -> Any:
+        return looked(picture.tobytes(), picture.shape)
+
+    return again
 
 
 @dataclass(frozen=True)
@@ -117,15 +130,24 @@ def answer(frames: np.ndarray, times: Sequence[float] | None, question: str) -> 
     Raises:
         Unclear: the pixels do not say.
     """
-    for pattern, look in (CLIP if times is not None else PICTURE).items():
-        if found := re.fullmatch(pattern, question):
-            return look(*((frames, times) if times is not None else (frames[0],)), *found.groups())
+    pattern, look = looker(question, times is not None)
+    found = re.fullmatch(pattern, question)
+    assert found is not None
+    return str(look(*((frames[0],) if times is None else (frames, times)), *found.groups()))
+
+
+def looker(question: str, clip: bool) -> tuple[str, Callable[..., str]]:
+    """The pattern of a question, and who answers it."""
+    for pattern, look in (CLIP if clip else PICTURE).items():
+        if re.fullmatch(pattern, question):
+            return pattern, look
     raise AssertionError(f"nobody taught these eyes to answer: {question}")
 
 
 # -------------------------------------------------------------------------------------------------------------- scenes
 
 
+@once
 def things(picture: np.ndarray) -> list[Blob]:
     """Row by row, as one reads."""
     found = [one for name, rgb in PALETTE.items() for one in connected(name, mask_of(picture, rgb))]
@@ -140,11 +162,15 @@ def cells(picture: np.ndarray) -> tuple[int, int]:
 
 
 def cell(one: Blob, picture: np.ndarray) -> tuple[int, int]:
+    """Column and row."""
     (x, y), (columns, rows) = one.centre, cells(picture)
-    return int(x * columns / picture.shape[1]), int(y * rows / picture.shape[0])
+    at = x * columns / picture.shape[1], y * rows / picture.shape[0]
+    if any(abs(place - round(place)) < 0.25 for place in at):
+        raise Unclear
+    return int(at[0]), int(at[1])
 
 
-def only(found: Sequence[Blob]) -> Blob:
+def only(found: Sequence[Any]) -> Any:
     assert len(found) == 1, f"the question is about one of {[str(one) for one in found]}"
     return found[0]
 
@@ -185,18 +211,44 @@ def named(picture: np.ndarray, name: str) -> Blob:
     return only([one for one in things(picture) if str(one) == name])
 
 
-def described(picture: np.ndarray) -> str:
+def kind(picture: np.ndarray) -> str:
     if mask_of(picture, RULE).any():
-        return f"A chart with {NUMBERS[len(bars(picture))]} bars."
+        return "bars"
     if not mask_of(picture, PAPER).any():
+        return "scene"
+    if sheet(picture).shape[0] < CELL and sheet(picture).shape[1] < 2 * CELL:
+        return "sign"
+    return "line" if any(mask_of(picture, rgb).any() for rgb in PALETTE.values()) else "document"
+
+
+def described(picture: np.ndarray) -> str:
+    """The answer to "What is in the picture?"."""
+    if kind(picture) == "scene":
         text = listed([a(str(one)) for one in things(picture)])
         return f"{text[0].upper()}{text[1:]}."
-    if sheet(picture).shape[0] < CELL and sheet(picture).shape[1] < 2 * CELL:
-        return f'A sign that says "{sign_text(picture)}".'
-    if any(mask_of(picture, rgb).any() for rgb in PALETTE.values()):
+    if kind(picture) == "bars":
+        return f"A chart with {NUMBERS[len(bars(picture))]} bars."
+    if kind(picture) == "line":
         return f"{a(line_colour(picture)).capitalize()} line that {line_form(picture)}."
+    if kind(picture) == "sign":
+        return f'A sign that says "{sign_text(picture)}".'
     keys = list(fields(picture))
     return f"A {'receipt for' if keys[0] in GOODS else 'form with'} {', '.join(keys)}."
+
+
+def in_words(picture: np.ndarray) -> str:
+    """All that the picture shows, as it is told to a decoder that cannot see."""
+    if kind(picture) == "scene":
+        columns, rows = cells(picture)
+        there = {cell(one, picture): str(one) for one in things(picture)}
+        return "; ".join(", ".join(there.get((x, y), "empty") for x in range(columns)) for y in range(rows))
+    if kind(picture) == "bars":
+        return "bars: " + ", ".join(f"{colour} {value}" for colour, value in bars(picture).items())
+    if kind(picture) == "line":
+        return f"line {line_colour(picture)} {line_form(picture)}"
+    if kind(picture) == "sign":
+        return f'sign "{sign_text(picture)}", {ink_of(picture)}'
+    return "; ".join(f"{key} {value}" for key, value in fields(picture).items())
 
 
 def a(name: str) -> str:
@@ -223,7 +275,7 @@ def darkness(paper: np.ndarray, ink: Sequence[int]) -> np.ndarray:
     return np.clip((paper - np.array(PAPER, float)) @ way / (way @ way), 0, 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def printed(text: str, size: int) -> np.ndarray:
     """Words in Pillow's face, cut out."""
     canvas = Image.new("L", (80, 40))
@@ -250,6 +302,7 @@ def ink_of(picture: np.ndarray) -> str:
     return min(PALETTE, key=lambda name: float(np.abs(far - PALETTE[name]).sum()))
 
 
+@once
 def sign_text(picture: np.ndarray) -> str:
     dark = darkness(sheet(picture), PALETTE[ink_of(picture)])
     box = blob("", np.argwhere(dark > 0.3)).box
@@ -263,44 +316,41 @@ def sign_text(picture: np.ndarray) -> str:
     return max(scores, key=scores.__getitem__)[0]
 
 
-@lru_cache(maxsize=8)
-def _fields(pixels: bytes, shape: tuple[int, ...]) -> dict[str, str]:
-    picture = np.frombuffer(pixels, np.uint8).reshape(shape)
+@once
+def fields(picture: np.ndarray) -> dict[str, str]:
+    """What a receipt or a form says, line by line."""
     dark = darkness(sheet(picture), INK)
-    lines = np.array_split(dark, cells(picture)[1])
     read = {}
-    for line in lines:
+    for line in np.array_split(dark, cells(picture)[1]):
         columns = np.nonzero((line > 0.3).any(axis=0))[0]
-        middle = len(line) // 2 - 5
-        first = {key: likeness(line, key, 15, (middle, int(columns[0])), (9, 1)) for key in FIELDS}
+        left, right, high = int(columns[0]), int(columns[-1]) + 1, len(line) // 2 - 5
+        first = {key: likeness(line, key, 15, (high, left), (9, 1)) for key in FIELDS}
         key = max(first, key=first.__getitem__)
         last = {
-            value: likeness(line, value, 15, (middle, int(columns[-1]) + 1 - printed(value, 15).shape[1]), (9, 1))
+            value: likeness(line, value, 15, (high, right - printed(value, 15).shape[1]), (9, 1))
             for value in FIELDS[key]
         }
         read[key] = max(last, key=last.__getitem__)
     return read
 
 
-def fields(picture: np.ndarray) -> dict[str, str]:
-    """What a receipt or a form says, line by line."""
-    return _fields(picture.tobytes(), picture.shape)
-
-
 # -------------------------------------------------------------------------------------------------------------- charts
 
 
+@once
 def bars(picture: np.ndarray) -> dict[str, int]:
-    """Each bar's value: how many ruled lines it reaches."""
+    """Each bar's value, from left to right: how many ruled lines it reaches."""
     rules = np.nonzero(mask_of(picture, RULE).any(axis=1))[0]
     unit = (rules[-1] - rules[0]) / 6
+    found = [
+        blob(name, np.argwhere(mask_of(picture, rgb))) for name, rgb in PALETTE.items() if mask_of(picture, rgb).any()
+    ]
     tall = {}
-    for colour, rgb in PALETTE.items():
-        rows = np.nonzero(mask_of(picture, rgb).any(axis=1))[0]
-        if len(rows):
-            value = (rows[-1] - rows[0]) / unit
-            assert abs(value - round(value)) < 0.2, "a bar ends between the lines"
-            tall[colour] = round(value)
+    for bar in sorted(found, key=lambda one: one.box[0]):
+        assert bar.mask.all(), "something covers a bar"
+        value = (len(bar.mask) - 1) / unit
+        assert abs(value - round(value)) < 0.2, "a bar ends between the lines"
+        tall[bar.colour] = round(value)
     return tall
 
 
@@ -320,6 +370,7 @@ def line_colour(picture: np.ndarray) -> str:
     return max(PALETTE, key=lambda name: int(mask_of(picture, PALETTE[name]).sum()))
 
 
+@once
 def line_form(picture: np.ndarray) -> str:
     mask = mask_of(picture, PALETTE[line_colour(picture)])
     columns = np.nonzero(mask.any(axis=0))[0]
@@ -408,75 +459,73 @@ class Film:
         raise AssertionError("nothing changes")
 
 
+filmed = once(Film)
+
+
 def direction(frames: np.ndarray, times: Sequence[float], name: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return film.direction(film.find(name.removesuffix(" thing")))
 
 
 def moving(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     mover = film.mover()
     assert mover is not None
     return film.name(mover)
 
 
 def first(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return film.name(film.newcomers()[0])
 
 
 def last(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return film.name(film.newcomers()[-1])
 
 
 def after(frames: np.ndarray, times: Sequence[float], name: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     order = [film.name(colour) for colour in film.newcomers()]
     return order[order.index(name) + 1]
 
 
 def moment(frames: np.ndarray, times: Sequence[float], name: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return f"at {times[film.runs(film.find(name))[0][0]]} seconds"
 
 
 def moment_of_change(frames: np.ndarray, times: Sequence[float], shape: str, what: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     colour, put, frame = film.change()
     assert film.shapes[colour] == shape and put.replace("turns", "turn").removesuffix("s") == what
     return f"at {times[frame]} seconds"
 
 
 def how_often(frames: np.ndarray, times: Sequence[float], name: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return str(len(film.runs(film.find(name.removesuffix(" thing")))))
 
 
 def blinking(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
-    return film.name(only_one([c for c in film.seen if film.seen[c][0] is None and film.seen[c][-1] is None]))
-
-
-def only_one(found: Sequence[str]) -> str:
-    assert len(found) == 1, found
-    return found[0]
+    film = filmed(frames)
+    return film.name(only([c for c in film.seen if film.seen[c][0] is None and film.seen[c][-1] is None]))
 
 
 def what_happens(frames: np.ndarray, times: Sequence[float], shape: str) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     colour, put, _ = film.change()
     assert film.shapes[colour] == shape
     return f"it {put}"
 
 
 def what_changes(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     return film.shapes[film.change()[0]]
 
 
 def narrated(frames: np.ndarray, times: Sequence[float]) -> str:
-    film = Film(frames)
+    film = filmed(frames)
     mover, new = film.mover(), film.newcomers()
     gone = [colour for colour in new if film.seen[colour][-1] is None]
     if mover is not None:
@@ -492,13 +541,13 @@ def narrated(frames: np.ndarray, times: Sequence[float]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-# ------------------------------------------------------------------------------------------------- questions, by wording
+# ------------------------------------------------------------------------------------------------ questions, by wording
 
 _SHAPE, _COLOUR, _THING = f"({'|'.join(ideals())})", f"({'|'.join(PALETTE)})", r"(\w+ \w+)"
-_FIELD = f"({'|'.join(('name', 'age', 'town'))})"
+_FIELD = "(name|age|town)"
 
 
-def _field(picture: np.ndarray, key: str) -> str:
+def field(picture: np.ndarray, key: str) -> str:
     return fields(picture)[key]
 
 
@@ -520,12 +569,12 @@ PICTURE: dict[str, Callable[..., str]] = {
     f"Seen from the {_THING}, where is the {_THING}\\?": side_seen,
     "What (?:number|word) is written here\\?|Which (?:number|word) do you see\\?": sign_text,
     "Read the (?:number|word|sign)\\.|What does the sign say\\?": sign_text,
-    "How much is the (\\w+)\\?": _field,
-    "What does the (?!line|sign)(\\w+) cost\\?": _field,
-    "Price of the (\\w+)\\?": _field,
-    f"What is the {_FIELD}\\?": _field,
-    f"Which {_FIELD} is given\\?": _field,
-    f"Read the {_FIELD}\\.": _field,
+    "How much is the (\\w+)\\?": field,
+    "What does the (?!line|sign)(\\w+) cost\\?": field,
+    "Price of the (\\w+)\\?": field,
+    f"What is the {_FIELD}\\?": field,
+    f"Which {_FIELD} is given\\?": field,
+    f"Read the {_FIELD}\\.": field,
     f"How high is the {_COLOUR} bar\\?": bar_height,
     f"What is the value of the {_COLOUR} bar\\?": bar_height,
     "Which bar is the highest\\?|What colour is the highest bar\\?": highest,

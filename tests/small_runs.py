@@ -1,10 +1,11 @@
-"""Training runs of a very small model, in this process, in ones that are killed, and under torchrun."""
+"""Training runs of a very small model: in this process, in ones that are killed, and under torchrun."""
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -40,9 +41,9 @@ LANGUAGE = LanguageConfig(
     bos_token_id=522,
     eos_token_ids=(524, 522),
 )
-WORLD = {**PICTURES, "clip": 9}
+WORLD = {kind: float(share) for kind, share in {**PICTURES, "clip": 9}.items()}
 STAGE = TINY[2]
-"""All parts trained, DiffFP on, pictures and videos merged by 2."""
+"""All parts are trained, DiffFP is on, pictures and videos are merged by 2."""
 
 
 @lru_cache
@@ -50,30 +51,34 @@ def processor() -> Processor:
     return vl3ref.load_processor("vl3-tiny")
 
 
-def small_config(**language: Any) -> ModelConfig:
-    image = processor().config.image_token_id
-    return ModelConfig(VISION, replace(LANGUAGE, **language), image_token_id=image, video_token_id=image)
-
-
 def small_model(seed: int = 0, **language: Any) -> VideoLLaMA3:
-    """Fifty thousand parameters, with biases that are not zero."""
-    return random_model(small_config(**language), seed, spread=0.1)
+    """Sixty thousand parameters, the biases among them not zero."""
+    image = processor().config.image_token_id
+    config = ModelConfig(VISION, replace(LANGUAGE, **language), image_token_id=image, video_token_id=image)
+    return random_model(config, seed, spread=0.1)
 
 
 class Mixed:
-    """Sample i of the small world: shown (s), told in words (t), or broken (b), as letter i of `kinds` says."""
+    """Sample i of the small world: shown (s), told in words (t), a mere greeting (g), or broken (b), as letter i of
+    `kinds` says."""
 
     def __init__(self, kinds: str, seed: int = 0) -> None:
         self.kinds = kinds
-        self.worlds = {"s": TinyWorld(seed, WORLD, turns=2), "t": TinyWorld(seed, WORLD, turns=2, told=1.0)}
+        self.worlds = {
+            "s": TinyWorld(seed, WORLD, turns=2),
+            "t": TinyWorld(seed, WORLD, turns=2, told=dict.fromkeys(WORLD, 1.0)),
+        }
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
-        if self.kinds[index] == "b":
+        kind = self.kinds[index]
+        if kind == "b":
             raise AnnotationError("it is broken")
-        return self.worlds[self.kinds[index]].conversation(index)
+        if kind == "g":
+            return [{"role": "user", "content": f"Hello {index}"}, {"role": "assistant", "content": "Hello."}]
+        return self.worlds[kind].conversation(index)
 
     def name(self, index: int) -> str:
         return f"sample {index}"
@@ -81,41 +86,44 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `batch` conversations a step, in the order of `kinds`, as long as those last."""
+    """A run over the samples of `kinds`, in their order, once.
+
+    Attributes:
+        kill: a moment of `MOMENTS` and the step at which it comes: the process is killed there.
+        late: seconds by which the first process makes its log later than the others.
+    """
 
     folder: Path
     kinds: str
-    batch: int = 4
     stage: Stage = STAGE
+    batch: int = 4
     pack_tokens: int = 600
     save_every: int = 2
     keep: int = 2
     workers: int = 0
+    bfloat16: bool = False
+    recompute: bool = False
     resume: bool = True
     kill: tuple[str, int] | None = None
+    late: float = 0.0
 
-    def train(self, processes: Processes | None = None) -> None:
-        torch.set_num_threads(1)
-        if self.kill is not None:
-            arm(*self.kill)
-        stage_run.train_stage(
-            small_model(),
-            processor(),
-            Mixed(self.kinds),
-            self.stage,
-            Plan(len(self.kinds) // self.batch, save_every=self.save_every, keep=self.keep, workers=self.workers),
-            self.folder,
-            self.batch,
-            self.pack_tokens,
-            resume=self.resume,
-            processes=processes,
-        )
+    @property
+    def plan(self) -> Plan:
+        steps = len(self.kinds) // self.batch
+        return Plan(steps, save_every=self.save_every, keep=self.keep, workers=self.workers, bfloat16=self.bfloat16)
+
+    def train(self, model: VideoLLaMA3 | None = None, processes: Processes | None = None) -> VideoLLaMA3:
+        """Train a model (a small one, always the same, if none is given)."""
+        model = (small_model() if model is None else model).recompute(self.recompute)
+        settings = (self.stage, self.plan, self.folder, self.batch, self.pack_tokens)
+        stage_run.train_stage(model, processor(), Mixed(self.kinds), *settings, resume=self.resume, processes=processes)
+        return model
 
     def start(self) -> Any:
-        """The run in a process of its own, which was forked from one that has torch loaded and nothing computed."""
+        """The run in a process of its own, forked from one that has loaded torch and computed nothing."""
         context = get_context("forkserver")
-        context.set_forkserver_preload(["tests.small_runs"])
-        process = context.Process(target=self.train)
+        context.set_forkserver_preload([__name__])
+        process = context.Process(target=_train, args=(self,))
         process.start()
         return process
 
@@ -125,9 +133,19 @@ class Run:
         process.join(120)
         return process.exitcode
 
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "folder": str(self.folder), "stage": TINY.index(self.stage)}
+
+
+def _train(run: Run) -> None:
+    torch.set_num_threads(1)  # the same bits in every process
+    if run.kill is not None:
+        arm(*run.kill)
+    run.train()
+
 
 def rows(folder: Path, first: int = 1) -> list[dict[str, str]]:
-    """The log from a step on, without what may differ: the clock."""
+    """The log from a step on, without what the clock says."""
     return [
         {name: row[name] for name in COLUMNS if name != "seconds"}
         for row in read_log(folder / "log.csv")
@@ -135,11 +153,11 @@ def rows(folder: Path, first: int = 1) -> list[dict[str, str]]:
     ]
 
 
-def numbers(folder: Path, column: str, first: int = 1) -> torch.Tensor:
-    return torch.tensor([float(row[column]) for row in rows(folder, first)], dtype=torch.float64)
+def column(folder: Path, name: str, first: int = 1) -> torch.Tensor:
+    return torch.tensor([float(row[name]) for row in rows(folder, first)], dtype=torch.float64)
 
 
-# -------------------------------------------------------------------------------------------------------------- killing
+# ------------------------------------------------------------------------------------------------------------- killing
 
 
 def die() -> None:
@@ -147,73 +165,101 @@ def die() -> None:
 
 
 def arm(moment: str, step: int) -> None:
-    """Have this process killed, as by `kill -9`, at a moment of a step."""
-
-    def around(owner: Any, name: str, then: Callable[[Any], Any]) -> None:
-        setattr(owner, name, then(getattr(owner, name)))
-
-    def before(function: Any) -> Any:
-        return lambda *args, **kwargs: (die(), function(*args, **kwargs)) if due() else function(*args, **kwargs)
-
-    def after(function: Any) -> Any:
-        return lambda *args, **kwargs: (function(*args, **kwargs), due() and die())[0]
-
-    def due() -> bool:
-        return reached[0] >= step
-
-    reached = [0]
+    """Have this process killed, as `kill -9` does it, at a moment of a step."""
     write = RunLog.write
+    done = [0]
 
     def counted(self: RunLog, number: int, figures: Any) -> None:
         write(self, number, figures)
-        reached[0] = number
+        done[0] = number
 
     RunLog.write = counted  # type: ignore[method-assign]
-    if moment == "the line is in the log":
-        around(RunLog, "write", after)
-    elif moment == "its gradients are there":
-        reached[0] = 1 - 1
-        around(trainer, "clip_gradients", lambda f: lambda *a: (reached[0] == step - 1 and die(), f(*a))[1])
-    elif moment == "the weights are being written":
-        around(saving, "_write_shards", before)
-    elif moment == "the weights are written":
-        around(stage_run, "write_checkpoint", after)
-    elif moment == "half of the trainer's state is written":
-        around(run_state.torch, "save", half_of(due))
-    elif moment == "the checkpoint is about to get its name":
-        around(run_state.os, "rename", lambda f: lambda a, b: (due() and Path(b).name.startswith("ch") and die(), f(a, b)))
-    elif moment == "the checkpoint has its name":
-        around(run_state.os, "rename", lambda f: lambda a, b: (f(a, b), due() and Path(b).name.startswith("ch") and die()))
-    elif moment == "an old checkpoint is being removed":
-        pass
-    elif moment == "the log is being taken over":
-        around(run_log.csv.DictWriter, "writerows", lambda f: lambda *a: die())
-    else:
-        raise AssertionError(moment)
+    owner, name, wrap = MOMENTS[moment]
+    begun = 1 if moment == "its gradients are there" else 0
+    setattr(owner, name, wrap(getattr(owner, name), lambda: done[0] + begun >= step))
 
 
-def half_of(due: Callable[[], bool]) -> Any:
-    def then(save: Any) -> Any:
-        def half(content: Any, path: Path) -> None:
-            save(content, path)
-            if due():
-                os.truncate(path, path.stat().st_size // 2)
-                die()
+def before(function: Any, due: Callable[[], bool]) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if due():
+            die()
+        return function(*args, **kwargs)
 
-        return half
+    return wrapped
+
+
+def after(function: Any, due: Callable[[], bool]) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if due():
+            die()
+        return result
+
+    return wrapped
+
+
+def half(save: Any, due: Callable[[], bool]) -> Any:
+    def wrapped(content: Any, path: Path) -> None:
+        save(content, path)
+        if due():
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    return wrapped
+
+
+def visible(wrap: Any) -> Any:
+    """`os.rename`, where it gives a checkpoint its name."""
+
+    def then(rename: Any, due: Callable[[], bool]) -> Any:
+        armed = wrap(rename, due)
+        return lambda old, new: (armed if Path(new).name.startswith("checkpoint-") else rename)(old, new)
 
     return then
 
 
-# ------------------------------------------------------------------------------------------------------------- torchrun
+def half_way(remove: Any, due: Callable[[], bool]) -> Any:
+    """`shutil.rmtree`, of a whole checkpoint."""
+
+    def wrapped(folder: Path, *args: Any, **kwargs: Any) -> None:
+        if due() and (Path(folder) / "trainer.pt").exists():
+            (Path(folder) / "model.safetensors").unlink()
+            die()
+        remove(folder, *args, **kwargs)
+
+    return wrapped
 
 
-def main(runs: Sequence[Run]) -> None:
-    """In each of torchrun's processes."""
+MOMENTS: dict[str, tuple[Any, str, Any]] = {
+    "its line is in the log": (RunLog, "write", after),
+    "its gradients are there": (trainer, "clip_gradients", before),
+    "the weights are being written": (saving, "_write_shards", before),
+    "the weights are written": (stage_run, "write_checkpoint", after),
+    "half of the trainer's state is written": (run_state.torch, "save", half),
+    "the checkpoint is about to get its name": (run_state.os, "rename", visible(before)),
+    "the checkpoint has its name": (run_state.os, "rename", visible(after)),
+    "an old checkpoint is being removed": (run_state.shutil, "rmtree", half_way),
+    "the log is being taken over": (run_log.csv.DictWriter, "writerows", before),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ torchrun
+
+
+def main(runs: list[dict[str, Any]]) -> None:
+    """In each of torchrun's processes: one run after another."""
+    enter = RunLog.__enter__
     with started(torch.device("cpu")) as processes:
-        for run in runs:
-            run.train(processes)
+        for settings in runs:
+            run = Run(**{**settings, "folder": Path(settings["folder"]), "stage": TINY[settings["stage"]]})
+
+            def late(log: RunLog, seconds: float = run.late) -> RunLog:
+                time.sleep(seconds if processes.first else 0.0)
+                return enter(log)
+
+            RunLog.__enter__ = late  # type: ignore[method-assign]
+            run.train(processes=processes)
 
 
 if __name__ == "__main__":
-    main([Run(**{**one, "folder": Path(one["folder"]), "stage": TINY[one["stage"]]}) for one in json.loads(sys.argv[1])])
+    main(json.loads(sys.argv[1]))

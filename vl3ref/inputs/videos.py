@@ -235,7 +235,6 @@ def _open_file(path: Path, cut: Cut) -> SampledVideo:
             raise InputError(f"{path} holds no video frames")
         times = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)
         rate = float(reader.get_avg_fps())
-        height, width, _ = _pixels(reader, 0).shape
     except InputError:
         raise
     except Exception as error:  # decord raises its own types, RuntimeError and IndexError on damaged files
@@ -250,13 +249,19 @@ def _open_file(path: Path, cut: Cut) -> SampledVideo:
         sample_by_index(count, rate, cut) if by_index else sample_by_time(times[:, 0], times[:, 1], cut)
     )
 
+    try:
+        first = _pixels(reader, indices[0])  # tells the size, and need not be decoded again
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as a video: frame {indices[0]}: {_reason(error)}") from None
+
     def frames() -> Iterator[RGB]:
         for index in indices:
             try:
-                yield _pixels(reader, index)
+                yield first if index == indices[0] else _pixels(reader, index)
             except Exception as error:
                 raise InputError(f"{path}: frame {index} cannot be decoded: {_reason(error)}") from None
 
+    height, width, _ = first.shape
     return SampledVideo(timestamps, height, width, frames, indices)
 
 
