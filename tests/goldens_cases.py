@@ -45,14 +45,3 @@ def labels_of(inputs: ModelInputs) -> Tensor:
     for end in inputs.lengths.cumsum(0).tolist():
         labels[end - 6 : end] = inputs.input_ids[end - 6 : end]
     return labels
-
-
-def pack(parts: list[ModelInputs]) -> ModelInputs:
-    """Several inputs as one."""
-
-    def joined(name: str) -> Tensor | None:
-        found = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        return torch.cat(found) if found else None
-
-    fields = ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes")
-    return ModelInputs(*(joined(name) for name in fields), modals=[modal for part in parts for modal in part.modals])

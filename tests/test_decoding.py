@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.goldens_cases import CASES, inputs_of, pack
+from tests.goldens_cases import CASES, inputs_of
 from tests.helpers import GOLDENS, ROOT
 from vl3ref import decoding
 from vl3ref.checkpoints import load_model
 from vl3ref.errors import InputError
 from vl3ref.generation import generate
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import join
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -28,7 +29,7 @@ def model() -> VideoLLaMA3:
 def answers(model: VideoLLaMA3, way: str | None) -> list[list[int]]:
     """Of all cases at once; they end at different steps, because each ends with the third new token of its own."""
     model.language_model.decode = way
-    inputs = pack([inputs_of(name) for name in CASES])
+    inputs = join([inputs_of(name) for name in CASES])
     free = generate(model, inputs, max_new_tokens=12)
     ends = sorted({int(row[n + 2]) for n, row in enumerate(free[:4])})
     ended = generate(model, inputs, max_new_tokens=12, end_token_ids=ends)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
-from tests.goldens_cases import NAMES, golden, inputs_of, pack
+from tests.goldens_cases import NAMES, golden, inputs_of
 from tests.helpers import GOLDENS
 from vl3ref import InputError
 from vl3ref.checkpoints import load_language_model, load_model
@@ -18,6 +18,7 @@ from vl3ref.generation import Chooser, Sampling, generate, stream
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import join
 
 quick = settings(deadline=None, max_examples=50)
 ENDS = torch.tensor([3])
@@ -216,7 +217,7 @@ def test_conversations_that_end_at_different_times(model: VideoLLaMA3) -> None:
     for ids in alone:
         stops = [i for i, token in enumerate(ids.tolist()) if token in ends]
         expected.append(ids.tolist()[: stops[0] + 1] if stops else ids.tolist())
-    together = model.generate(pack([inputs_of(c) for c in NAMES]), max_new_tokens=24, end_token_ids=ends)
+    together = model.generate(join([inputs_of(c) for c in NAMES]), max_new_tokens=24, end_token_ids=ends)
     assert [a.tolist() for a in together] == expected
     assert len({len(a) for a in together}) > 1
 
@@ -224,14 +225,14 @@ def test_conversations_that_end_at_different_times(model: VideoLLaMA3) -> None:
 def test_each_conversation_draws_from_its_own_seed(model: VideoLLaMA3) -> None:
     inputs = inputs_of("text_only")
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "temperature": 1.5}
-    together = model.generate(pack([inputs] * 3), seed=5, **options)
+    together = model.generate(join([inputs] * 3), seed=5, **options)
     for b, answer in enumerate(together):
         assert torch.equal(answer, model.generate(inputs, seed=5 + b, **options)[0])
     assert not torch.equal(together[0], together[1])
 
 
 def test_stream_yields_what_generate_collects(model: VideoLLaMA3) -> None:
-    inputs = pack([inputs_of("text_only"), inputs_of("video")])
+    inputs = join([inputs_of("text_only"), inputs_of("video")])
     pairs = list(stream(model, inputs, max_new_tokens=6, min_new_tokens=6))
     assert [b for b, _ in pairs] == [0, 1] * 6
     collected = generate(model, inputs, max_new_tokens=6, min_new_tokens=6)
@@ -281,7 +282,7 @@ def test_a_second_turn_goes_on_from_the_cache(decoder: LanguageModel) -> None:
 def test_a_cache_is_continued_by_one_conversation_only(model: VideoLLaMA3) -> None:
     cache = KVCache(model.config.language, 1, 8, torch.float32, "cpu")
     with pytest.raises(InputError, match="one conversation at a time"):
-        list(stream(model, pack([inputs_of("text_only")] * 2), cache=cache))
+        list(stream(model, join([inputs_of("text_only")] * 2), cache=cache))
 
 
 @quick

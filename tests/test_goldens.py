@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tests.goldens_cases import CASES, NAMES, golden, inputs_of, labels_of, pack
+from tests.goldens_cases import CASES, NAMES, golden, inputs_of, labels_of
 from tests.helpers import GOLDENS
 from vl3ref.checkpoints import load_model
 from vl3ref.checkpoints.names import FROM_OURS, translate
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import join
 
 TOLERANCE = 2e-5
 
@@ -67,7 +68,7 @@ def test_loss_and_every_gradient(model: VideoLLaMA3, layout: str, case: str) -> 
 
 
 def test_all_cases_as_one_batch(model: VideoLLaMA3, layout: str) -> None:
-    inputs = pack([inputs_of(case, layout) for case in NAMES])
+    inputs = join([inputs_of(case, layout) for case in NAMES])
     with torch.no_grad():
         output = model(inputs)
     for case, logits in zip(NAMES, output.logits.split(output.lengths.tolist()), strict=True):
@@ -78,14 +79,14 @@ def test_all_cases_as_one_batch(model: VideoLLaMA3, layout: str) -> None:
 
 
 def test_all_cases_generated_as_one_batch(model: VideoLLaMA3, layout: str) -> None:
-    inputs = pack([inputs_of(case, layout) for case in NAMES])
+    inputs = join([inputs_of(case, layout) for case in NAMES])
     answers = model.generate(inputs, max_new_tokens=24, min_new_tokens=24)
     for case, answer in zip(NAMES, answers, strict=True):
         assert torch.equal(answer, golden(case, "greedy")), case
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_learnt_tokens(model: VideoLLaMA3, layout: str) -> None:
-    inputs = pack([inputs_of(case, layout) for case in NAMES])
+    inputs = join([inputs_of(case, layout) for case in NAMES])
     with torch.no_grad():
         loss = model(inputs, labels=labels_of(inputs)).loss
     assert loss.item() == pytest.approx(sum(CASES[case]["loss"] for case in NAMES) / len(NAMES), rel=1e-6)

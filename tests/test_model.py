@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.goldens_cases import NAMES, inputs_of, pack
+from tests.goldens_cases import NAMES, inputs_of
 from tests.helpers import GOLDENS
 from vl3ref import InputError
 from vl3ref.checkpoints import load_model
@@ -21,7 +21,7 @@ from vl3ref.model.recording import Recording
 from vl3ref.model.rope import image_rotation, patch_positions, rotate, text_rotation
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import CHUNK_PATCHES, first_occurrences
-from vl3ref.model_inputs import ModelInputs
+from vl3ref.model_inputs import ModelInputs, join
 
 quick = settings(deadline=None, max_examples=25)
 
@@ -75,7 +75,7 @@ def conversations(draw: st.DrawFn) -> ModelInputs:
 @given(parts=st.lists(conversations(), min_size=2, max_size=4))
 def test_every_conversation_gets_what_it_would_get_alone(model: VideoLLaMA3, parts: list[ModelInputs]) -> None:
     with torch.no_grad():
-        together = model(pack(parts))
+        together = model(join(parts))
         logits = together.logits.split(together.lengths.tolist())
         for part, ours in zip(parts, logits, strict=True):
             alone = model(part)
@@ -390,7 +390,7 @@ def test_dropped_tokens_reach_neither_projector_nor_decoder(model: VideoLLaMA3) 
 
 
 def test_hidden_states_and_attention_maps_do_not_change_the_result(model: VideoLLaMA3) -> None:
-    inputs = pack([inputs_of(case) for case in NAMES])
+    inputs = join([inputs_of(case) for case in NAMES])
     with torch.no_grad():
         plain = model(inputs)
         seen = model(inputs, output_hidden_states=True, output_attentions=True)
@@ -422,7 +422,7 @@ def test_attention_maps_are_what_weighs_the_values(model: VideoLLaMA3) -> None:
 
 
 def test_logits_to_keep_cuts_each_conversation(model: VideoLLaMA3) -> None:
-    inputs = pack([inputs_of("text_only"), inputs_of("video")])
+    inputs = join([inputs_of("text_only"), inputs_of("video")])
     with torch.no_grad():
         full, cut = model(inputs), model(inputs, logits_to_keep=2)
     first, second = full.logits.split(full.lengths.tolist())

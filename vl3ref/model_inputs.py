@@ -5,6 +5,8 @@ It stands below both, because neither imports the other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -179,6 +181,34 @@ class ModelInputs:
         return TokenTrace(
             **{f.name: torch.cat([getattr(part, f.name) for part in parts])[keep] for f in fields(TokenTrace)}
         )
+
+
+def join(parts: Sequence[ModelInputs]) -> ModelInputs:
+    """Several inputs as one: their conversations, one after another. Labels and sources stay if every part has them.
+
+    Raises:
+        InputError: there are none, or they are to be pruned differently.
+    """
+    if not parts:
+        raise InputError("there are no inputs to join")
+    if any(part.diff_fp != parts[0].diff_fp for part in parts):
+        raise InputError(f"inputs pruned differently cannot be joined: diff_fp is {[part.diff_fp for part in parts]}")
+    tensors: dict[str, Any] = {}
+    for name in ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes"):
+        there = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+        tensors[name] = torch.cat(there) if there else None
+    if all(part.labels is not None for part in parts):
+        tensors["labels"] = torch.cat([part.labels for part in parts if part.labels is not None])
+    sources: list[VisualSource] | None = None
+    if all(part.sources is not None for part in parts):
+        before = [0, *accumulate(len(part.lengths) for part in parts)]
+        sources = [
+            replace(source, conversation=source.conversation + first)
+            for part, first in zip(parts, before, strict=False)
+            for source in part.sources or ()
+        ]
+    modals = [modal for part in parts for modal in part.modals]
+    return ModelInputs(**tensors, modals=modals, diff_fp=parts[0].diff_fp, sources=sources)
 
 
 def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) -> TokenTrace:

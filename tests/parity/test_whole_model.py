@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.goldens_cases import pack
 from tests.parity.drawn import DETOUR, close, configs, conversation, conversations, drawn_model, quick, seeds, twins
 from vl3ref.config import ModelConfig
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import IGNORED
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model_inputs import ModelInputs
+from vl3ref.model_inputs import ModelInputs, join
 from vl3ref.parity.reference import twin, twin_inputs
 
 Twins = tuple[VideoLLaMA3, Any, torch.dtype]
@@ -45,7 +44,7 @@ def test_a_batch_is_each_conversation_alone_in_transformers(pair: Twins, data: s
     model, reference, dtype = pair
     parts = data.draw(st.lists(conversations(model.config), min_size=2, max_size=4))
     with torch.no_grad():
-        output = model(pack(parts))
+        output = model(join(parts))
         for part, ours in zip(parts, output.logits.split(output.lengths.tolist()), strict=True):
             close(ours, reference(**twin_inputs(model, part)).logits[0], 4 * DETOUR[dtype])
 
@@ -76,7 +75,7 @@ def test_greedy_ids_of_a_batch_are_transformers_ids(config: ModelConfig, seed: i
     """In float64, where no two of the drawn logits are as near as the two implementations."""
     model = drawn_model(config, seed, torch.float64)
     parts = [conversation(config, *kind, seed) for kind in KINDS.values()]
-    answers = model.generate(pack(parts), 8, shortest, end_token_ids=[END])
+    answers = model.generate(join(parts), 8, shortest, end_token_ids=[END])
     reference = twin(model)
     for part, ours in zip(parts, answers, strict=True):
         given_ids = twin_inputs(model, part)
@@ -135,5 +134,5 @@ def test_the_loss_of_a_batch_weighs_every_learnt_token_alike(pair: Twins, kinds:
             learnt = int((wanted[1:] != IGNORED).sum())
             total += learnt * reference(**twin_inputs(model, part), labels=wanted[None]).loss.item()
             count += learnt
-        ours = model(pack(parts), labels=torch.cat(labels)).loss.item()
+        ours = model(join(parts), labels=torch.cat(labels)).loss.item()
     assert abs(ours - total / count) <= 1e-5 * ours

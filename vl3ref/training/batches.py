@@ -6,7 +6,7 @@ Because batch k is always the same samples, a run that was interrupted goes on b
 no state of a shuffler or of workers to save.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from vl3ref.errors import VL3Error
 from vl3ref.inputs.processor import Processor
-from vl3ref.model_inputs import IGNORED, ModelInputs
+from vl3ref.model_inputs import IGNORED, ModelInputs, join
 from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import MAX_TOKENS, MAX_VISUAL_TOKENS, Stage
 
@@ -123,21 +123,11 @@ def packed(conversations: Iterable[ModelInputs], tokens: int) -> Iterator[ModelI
     together: list[ModelInputs] = []
     for one in conversations:
         if together and sum(len(other.input_ids) for other in together) + len(one.input_ids) > tokens:
-            yield joined(together)
+            yield join(together)
             together = []
         together.append(one)
     if together:
-        yield joined(together)
-
-
-def joined(parts: Sequence[ModelInputs]) -> ModelInputs:
-    """Several inputs as one. All of one stage: `diff_fp` is the first one's."""
-    tensors: dict[str, Any] = {}
-    for name in ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes", "labels"):
-        there = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        tensors[name] = torch.cat(there) if there else None
-    modals = [modal for part in parts for modal in part.modals]
-    return ModelInputs(**tensors, modals=modals, diff_fp=parts[0].diff_fp)
+        yield join(together)
 
 
 def cut(inputs: ModelInputs, most: int, processor: Processor) -> ModelInputs:

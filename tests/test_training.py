@@ -1,0 +1,963 @@
+"""A run: what it trains, how fast, in how many processes, and how it goes on after it was killed."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import vl3ref
+from tests.helpers import ROOT
+from tests.small_runs import STAGE, Mixed, Run, column, processor, rows, small_model
+from vl3ref.checkpoints import load_model, save_model
+from vl3ref.errors import CheckpointError, TrainingError
+from vl3ref.model import language_model
+from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.training import run_state
+from vl3ref.training.batches import Batch, Conversations
+from vl3ref.training.distributed import Processes, clip_gradients
+from vl3ref.training.objectives import NextToken
+from vl3ref.training.run_log import COLUMNS, RunLog, read_log
+from vl3ref.training.run_state import checkpoints, latest_checkpoint
+from vl3ref.training.stage_run import CheckpointFiles, StateFiles, assemble, finish
+from vl3ref.training.stages import (
+    BATCH,
+    BETAS,
+    CLIP,
+    EPSILON,
+    MAX_TOKENS,
+    MAX_VISUAL_TOKENS,
+    OFFICIAL_2B,
+    OFFICIAL_7B,
+    TINY,
+    WARM_UP,
+    Stage,
+    freeze,
+    parameter_groups,
+)
+from vl3ref.training.trainer import Plan, Trainer, rate_at
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def steps_saved(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("checkpoint-")) for path in checkpoints(folder)]
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize(
+    ("number", "decoder", "projector", "vision", "image_merge", "video_merge", "diff_fp"),
+    [
+        (1, None, 1e-3, 1e-5, 1, 2, False),
+        (2, 1e-5, 1e-5, 2e-6, 1, 2, False),
+        (3, 1e-5, 1e-5, 2e-6, 1, 2, True),
+        (4, 1e-5, 1e-5, 2e-6, 2, 2, True),
+    ],
+)
+def test_the_stages_are_the_official_ones(
+    number: int,
+    decoder: float | None,
+    projector: float,
+    vision: float,
+    image_merge: int,
+    video_merge: int,
+    diff_fp: bool,
+) -> None:
+    stage = OFFICIAL_2B[number - 1]
+    assert stage.name == f"stage-{number}"
+    assert (stage.decoder_rate, stage.projector_rate, stage.vision_rate) == (decoder, projector, vision)
+    assert (stage.image_merge, stage.video_merge, stage.diff_fp) == (image_merge, video_merge, diff_fp)
+    assert stage.rates == {"vision_encoder": vision, "projector": projector, "language_model": decoder}
+    assert OFFICIAL_7B[number - 1] == stage
+    assert [one is None for one in TINY[number - 1].rates.values()] == [one is None for one in stage.rates.values()]
+
+
+def test_the_official_numbers() -> None:
+    assert len(OFFICIAL_2B) == len(OFFICIAL_7B) == len(TINY) == 4
+    assert (BATCH, WARM_UP, CLIP, BETAS, EPSILON) == (128, 0.03, 1.0, (0.9, 0.999), 1e-8)
+    assert (MAX_VISUAL_TOKENS, MAX_TOKENS) == (10240, 16384)
+    plan = Plan(1)
+    assert (plan.warm_up, plan.clip, plan.weight_decay) == (0.03, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "trained", [(False, True, True), (True, True, True), (True, False, False), (False, False, True)]
+)
+def test_what_a_stage_trains_is_in_its_groups_once_and_nothing_else_is(
+    tied: bool, trained: tuple[bool, bool, bool]
+) -> None:
+    model = small_model(tie_word_embeddings=tied)
+    rates = [rate if on else None for rate, on in zip((1e-3, 2e-3, 3e-3), trained, strict=True)]
+    stage = replace(STAGE, decoder_rate=rates[0], projector_rate=rates[1], vision_rate=rates[2])
+    freeze(model, OFFICIAL_2B[0])  # a stage before: what it froze thaws
+    freeze(model, stage)
+    groups = list(parameter_groups(model, stage))
+    assert {group["name"]: group["lr"] for group in groups} == {
+        part: rate for part, rate in stage.rates.items() if rate is not None
+    }
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected = {name for name in names.values() if stage.rates[name.partition(".")[0]] is not None}
+    assert {names[one] for one in grouped} == expected
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
+    if rates[0] is not None:
+        assert ("language_model.lm_head.weight" in expected) is not tied
+        assert "language_model.embed_tokens.weight" in expected
+
+
+def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_path: Path) -> None:
+    before = state_of(small_model())
+    after = state_of(Run(tmp_path, "ssss", OFFICIAL_2B[0]).train())
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.startswith("language_model."), name
+    saved = torch.load(tmp_path / "checkpoint-000001" / "trainer.pt")["optimiser"]
+    assert [group["name"] for group in saved["param_groups"]] == ["vision_encoder", "projector"]
+    assert not any(name.startswith("language_model.") for name in saved["state"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- rates
+
+
+def test_the_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
+    rates = [rate_at(step, 200) for step in range(200)]
+    assert rates[:7] == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1])
+    assert rates[6 + 97] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 194)) / 2)
+    assert rates[-1] < 1e-4
+    assert rate_at(200, 200) == pytest.approx(0, abs=1e-12)
+    assert rate_at(0, 200, warm_up=0) == 1
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 300), warm_up=st.floats(0, 1))
+def test_the_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: int, warm_up: float) -> None:
+    rates = [rate_at(step, steps, warm_up) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    peak = rates.index(max(rates))
+    assert peak <= math.ceil(steps * warm_up)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert len(set(rates)) == steps
+    if math.ceil(steps * warm_up) < steps:
+        assert max(rates) == 1
+
+
+def test_a_run_of_one_step_learns(tmp_path: Path) -> None:
+    assert 0 < rate_at(0, 1) <= 1
+    before = state_of(small_model())
+    after = state_of(Run(tmp_path, "gggg").train())
+    assert not torch.equal(before["language_model.norm.weight"], after["language_model.norm.weight"])
+
+
+# ---------------------------------------------------------------------------------------------------------- the trainer
+
+
+@dataclass
+class Numbers:
+    """A pack for a linear model: what goes in, and what should come out."""
+
+    x: Tensor
+    y: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        return torch.ones(len(self.x), dtype=torch.int64)
+
+    def to(self, _: Any) -> "Numbers":
+        return self
+
+
+class Squares:
+    def count(self, pack: Numbers) -> int:
+        return len(pack.x)
+
+    def loss(self, model: Any, pack: Numbers) -> Tensor:
+        return (model(pack.x) - pack.y).pow(2).sum()
+
+
+def test_a_step_is_adamw_at_its_rate_on_the_clipped_gradient_of_the_mean_over_all_packs(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randn(6, 4, generator=generator) * 3 for _ in range(5)]
+    batches = [Batch([Numbers(x[:1], x[:1, :2]), Numbers(x[1:], x[1:, 2:])]) for x in data]
+    start = nn.Linear(4, 2)
+    model, expected = nn.Linear(4, 2), nn.Linear(4, 2)
+    for one in (model, expected):
+        one.load_state_dict(start.state_dict())
+    groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.01}]
+    plan = Plan(5, warm_up=0.4, clip=2.0, weight_decay=0.1, workers=0)
+    Trainer(model, Squares(), batches, groups, plan, tmp_path, StateFiles()).run()
+
+    optimiser = torch.optim.AdamW(
+        [{"params": [expected.weight], "peak": 0.1}, {"params": [expected.bias], "peak": 0.01}],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.1,
+    )
+    norms = []
+    for step, x in enumerate(data):
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * [1 / 3, 2 / 3, 1, 0.75, 0.25][step]
+        optimiser.zero_grad()
+        y = torch.cat([x[:1, :2], x[1:, 2:]])
+        ((expected(x) - y).pow(2).sum() / 6).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(expected.parameters(), 2.0)))
+        optimiser.step()
+    assert max(norms) > 2
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-6)
+    assert column(tmp_path, "norm").tolist() == pytest.approx(norms, rel=1e-5)
+    assert column(tmp_path, "rate").tolist() == pytest.approx([1 / 3, 2 / 3, 1, 0.75, 0.25])
+
+
+def test_gradients_are_scaled_to_the_largest_norm_and_small_ones_are_left() -> None:
+    model = nn.Linear(3, 1)
+    model.weight.grad, model.bias.grad = torch.full((1, 3), 2.0), torch.full((1,), 2.0)
+    assert clip_gradients(model, 1.0) == pytest.approx(4.0)
+    assert model.weight.grad.tolist() == [pytest.approx([0.5] * 3)]
+    assert clip_gradients(model, 2.0) == pytest.approx(1.0)
+    assert model.bias.grad.tolist() == pytest.approx([0.5])
+
+
+class Same:
+    """The same batch at every step."""
+
+    def __init__(self, kinds: str) -> None:
+        self.batch = Conversations(Mixed(kinds), processor(), STAGE, len(kinds), shuffle=False)[0]
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batch
+
+
+def trainer(model: VideoLLaMA3, batches: Any, plan: Plan, folder: Path, stage: Stage = STAGE) -> Trainer:
+    freeze(model, stage)
+    groups = parameter_groups(model, stage)
+    files = CheckpointFiles(model.config, processor())
+    return Trainer(model.train(), NextToken(), batches, groups, plan, folder, files)
+
+
+def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
+    fast = replace(STAGE, decoder_rate=2e-2, projector_rate=2e-2, vision_rate=2e-2)
+    trainer(small_model(), Same("st"), Plan(30, workers=0), tmp_path, fast).run()
+    losses = column(tmp_path, "loss")
+    assert len(losses) == 30
+    assert losses[0] == pytest.approx(math.log(1024), abs=0.2)  # as good as guessing
+    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-5:].max() < losses[:5].min()
+
+
+def test_how_a_batch_is_packed_changes_nothing(tmp_path: Path) -> None:
+    """From a pack for each conversation, whose gradients add up, to one for all of them."""
+    for pack_tokens in (1, 300, 1 << 30):
+        Run(tmp_path / str(pack_tokens), "sstsbstsstss", pack_tokens=pack_tokens).train()
+    alone, few, together = (tmp_path / str(pack_tokens) for pack_tokens in (1, 300, 1 << 30))
+    for name in ("loss", "norm", "learnt", "tokens", "skipped"):
+        for other in (few, together):
+            torch.testing.assert_close(column(other, name), column(alone, name), rtol=1e-5, atol=1e-5, msg=name)
+    assert column(alone, "learnt").min() > 0
+
+
+def test_the_loss_is_the_mean_over_all_words_of_the_batch(tmp_path: Path) -> None:
+    packs = Conversations(Mixed("ssts"), processor(), STAGE, 4, pack_tokens=1, shuffle=False)[0].packs
+    model = small_model()
+    means = [float(model(pack, pack.labels).loss) for pack in packs]
+    counts = [NextToken().count(pack) for pack in packs]
+    assert len(set(counts)) > 1
+    Run(tmp_path, "ssts").train()
+    wanted = sum(mean * count for mean, count in zip(means, counts, strict=True)) / sum(counts)
+    (row,) = rows(tmp_path)
+    assert float(row["loss"]) == pytest.approx(wanted, rel=1e-5)
+    assert float(row["learnt"]) == sum(counts)
+    assert float(row["tokens"]) == sum(len(pack.input_ids) for pack in packs)
+
+
+def test_bfloat16_computes_narrowly_and_keeps_wide_weights(tmp_path: Path) -> None:
+    Run(tmp_path / "wide", "stststst").train()
+    model = Run(tmp_path / "narrow", "stststst", bfloat16=True).train()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    wide, narrow = column(tmp_path / "wide", "loss"), column(tmp_path / "narrow", "loss")
+    assert not torch.equal(wide, narrow)
+    torch.testing.assert_close(narrow, wide, rtol=0.01, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------------- broken samples
+
+
+def test_too_many_broken_samples_end_the_run_once_a_hundred_have_been_seen(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"20 of 100 samples .* more than 5%; .*skipped\.log names them") as raised:
+        Run(tmp_path, "ggggb" * 30, batch=25).train()
+    assert str(tmp_path / "skipped.log") in str(raised.value)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert len((tmp_path / "skipped.log").read_text().splitlines()) == 20
+
+
+def test_a_few_broken_samples_are_named_and_do_not_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = "gggggbgggggggggggggggggg" + "g" * 24 + "gggbgggggggggggggggggbbg" + "gggggggggggggggggggggbgg"
+    Run(tmp_path, kinds + "g" * 24, batch=24).train()
+    broken = [index for index, kind in enumerate(kinds) if kind == "b"]
+    assert len(broken) == 5
+    lines = [f"sample {index}: it is broken" for index in broken]
+    said = capsys.readouterr().err.splitlines()
+    assert [one for one in said if "broken" in one] == [f"skipped: {one}" for one in lines]
+    assert (tmp_path / "skipped.log").read_text().splitlines() == [
+        f"step {index // 24 + 1}: {one}" for index, one in zip(broken, lines, strict=True)
+    ]
+    assert column(tmp_path, "skipped").tolist() == [1, 1, 4, 5, 5]
+
+
+def test_a_step_with_nothing_to_learn_from_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 2: none of its samples can be used; see skipped\.log"):
+        Run(tmp_path, "ggggbbbbgggg").train()
+    assert [row["step"] for row in rows(tmp_path)] == ["1"]
+
+
+# FAILS TODAY: UnicodeEncodeError ends the run (run_log.py: RunLog.skipped).
+def test_names_that_are_no_text_can_be_logged(tmp_path: Path) -> None:
+    """JSON can say half a character."""
+    with RunLog(tmp_path, "training", 1, 0) as log:
+        log.skipped(1, ["data.jsonl line 1: \ud83d.png does not exist"])
+    assert "line 1: \\ud83d.png does not exist" in (tmp_path / "skipped.log").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------- losses that are none
+
+
+def poison_weights(model: VideoLLaMA3) -> None:
+    with torch.no_grad():
+        model.projector.readout[0].weight[0, 0] = math.nan
+
+
+def poison_gradients(model: VideoLLaMA3) -> None:
+    model.language_model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+
+
+@pytest.mark.parametrize("poison", [poison_weights, poison_gradients])
+def test_a_loss_or_gradient_that_is_no_number_ends_the_run_before_it_does_harm(poison: Any, tmp_path: Path) -> None:
+    model = small_model()
+    poison(model)
+    before = state_of(model)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is .* lower the learning rate"):
+        Run(tmp_path, "ssssssss").train(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7)), name
+    assert rows(tmp_path) == []
+    assert checkpoints(tmp_path) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_recomputing_gives_the_same_gradients_and_runs_every_layer_twice() -> None:
+    packs = Conversations(Mixed("ssts"), processor(), STAGE, 4, shuffle=False)[0].packs
+    gradients, runs = [], []
+    for on in (False, True):
+        model = small_model().train().recompute(on)
+        count = [0]
+
+        def counted(*_: Any, count: list[int] = count) -> None:
+            count[0] += 1
+
+        layers = [*model.language_model.layers, *model.vision_encoder.encoder.layers]
+        for layer in layers:
+            layer.register_forward_hook(counted)
+        sum(NextToken().loss(model, pack) for pack in packs).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        runs.append(count[0])
+    assert runs[1] == 2 * runs[0] > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
+
+
+class Logits(TorchDispatchMode):
+    """The most rows of any tensor that is computed and has a column for each word."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.rows = vocabulary, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and x.ndim and x.shape[-1] == self.vocabulary:
+                self.rows = max(self.rows, x.numel() // self.vocabulary)
+        return out
+
+
+def test_logits_are_never_held_for_more_than_a_chunk_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "LOSS_CHUNK", 48)  # above the width of 32, for the table itself may be turned
+    head, heads = LanguageModel.head, []
+
+    def counted(self: LanguageModel, hidden: Tensor) -> Tensor:
+        heads.append(len(hidden))
+        return head(self, hidden)
+
+    held = []
+
+    def keep(x: Tensor) -> Tensor:
+        held.append(tuple(x.shape))
+        return x
+
+    monkeypatch.setattr(LanguageModel, "head", counted)
+    (pack,) = Conversations(Mixed("sttsts"), processor(), STAGE, 6, shuffle=False)[0].packs
+    learnt = NextToken().count(pack)
+    assert 100 < learnt < len(pack.input_ids)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), Logits(1024) as logits:
+        loss = NextToken().loss(small_model().train(), pack)
+        forward = list(heads)
+        loss.backward()
+    chunks = [48] * (learnt // 48) + [learnt % 48]
+    assert forward == chunks
+    assert sorted(heads) == sorted(2 * chunks)  # once more for the backward pass
+    assert logits.rows == 48
+    assert held
+    assert not [shape for shape in held if shape[-1:] == (1024,)]
+
+
+# -------------------------------------------------------------------------------------------------------------- the log
+
+
+def test_the_log_has_a_whole_line_for_every_step(tmp_path: Path) -> None:
+    Run(tmp_path, "gggg" * 5).train()
+    header, *lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert header == "step,loss,rate,norm,tokens,learnt,skipped,seconds"
+    assert [line.split(",")[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    for line in lines:
+        numbers = [float(value) for value in line.split(",")]
+        assert len(numbers) == len(COLUMNS)
+        assert all(map(math.isfinite, numbers))
+    assert column(tmp_path, "rate").tolist() == pytest.approx([rate_at(step, 5) for step in range(5)])
+
+
+def test_a_line_that_was_torn_does_not_count(tmp_path: Path) -> None:
+    Run(tmp_path, "gggg" * 2).train()
+    whole = rows(tmp_path)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("3,6.9,0.1")
+    assert rows(tmp_path) == whole
+    Run(tmp_path, "gggg" * 4).train()
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
+    assert rows(tmp_path)[:2] == whole
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize(
+    ("steps", "save_every", "keep", "kept"),
+    [(6, 1, 2, [5, 6]), (6, 4, 2, [4, 6]), (5, 2, 1, [5]), (4, 2, 9, [2, 4]), (2, 500, 2, [2])],
+)
+def test_the_newest_checkpoints_stay_and_the_last_step_has_one(
+    steps: int, save_every: int, keep: int, kept: list[int], tmp_path: Path
+) -> None:
+    Run(tmp_path, "gggg" * steps, save_every=save_every, keep=keep).train()
+    assert steps_saved(tmp_path) == kept
+    assert listing(tmp_path) == [*(f"checkpoint-{step:06}" for step in kept), "log.csv"]
+    assert latest_checkpoint(tmp_path) == tmp_path / f"checkpoint-{steps:06}"
+
+
+def test_a_checkpoint_is_a_model_that_answers(tmp_path: Path) -> None:
+    trained = Run(tmp_path, "ststststst").train()
+    assert not trained.training
+    model, own = vl3ref.load(tmp_path / "checkpoint-000003", device="cpu")
+    expected = trained.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert (own.config.image_merge_size, own.config.video_merge_size) == (STAGE.image_merge, STAGE.video_merge)
+    assert own.config == replace(processor().config, image_merge_size=2, video_merge_size=2)
+    question = [Mixed("s").conversation(0)[0]]
+    inputs = own(question)
+    answer = model.generate(inputs, max_new_tokens=5, min_new_tokens=5)[0]
+    assert torch.equal(answer, trained.generate(inputs, max_new_tokens=5, min_new_tokens=5)[0])
+    assert isinstance(own.decode(answer), str)
+
+
+def test_the_last_checkpoint_becomes_a_model_without_the_trainers_state(tmp_path: Path) -> None:
+    trained = Run(tmp_path, "gggg" * 3).train()
+    final = finish(tmp_path, "bfloat16")
+    assert final == tmp_path / "final"
+    assert "trainer.pt" not in listing(final)
+    model, _ = vl3ref.load(final, device="cpu", dtype="bfloat16")
+    assert model.config.dtype == "bfloat16"
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor.to(torch.bfloat16)), name
+    assert load_model(tmp_path / "checkpoint-000003", "cpu").config.dtype == "float32"
+
+
+@pytest.mark.parametrize("what", ["torch.save", "os.rename", "save_model"])
+def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_like_one(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(tmp_path / "whole", "gggg" * 6).train()
+    folder = tmp_path / "run"
+    Run(folder, "gggg" * 2).train()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()}
+    place = {
+        "torch.save": (run_state.torch, "save"),
+        "os.rename": (run_state.os, "rename"),
+        "save_model": ("vl3ref.training.stage_run.save_model",),
+    }[what]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(*place, full)
+        Run(folder, "gggg" * 6).train()
+    assert steps_saved(folder) == [2]
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()} == before
+    Run(folder, "gggg" * 6).train()
+    assert listing(folder) == listing(tmp_path / "whole")
+
+
+# FAILS TODAY: the new run's checkpoints, of lower numbers, are deleted as soon as they are written, and the old log is
+# overwritten; `vl3ref train` then hands out the old run's weights as its own (trainer.py: Trainer.run).
+def test_a_new_run_does_not_begin_in_a_folder_that_holds_another(tmp_path: Path) -> None:
+    Run(tmp_path, "gggg" * 6).train()
+    before, log = listing(tmp_path), rows(tmp_path)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        Run(tmp_path, "gggg" * 2, resume=False).train()
+    assert (listing(tmp_path), rows(tmp_path)) == (before, log)
+
+
+# --------------------------------------------------------------------------------------------- going on in this process
+
+
+def test_a_run_that_is_done_gives_its_model_back(tmp_path: Path) -> None:
+    trained = Run(tmp_path, "gggg" * 3).train()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()}
+    again = Run(tmp_path, "gggg" * 3).train(small_model(seed=1))
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished runs of stages 1 and 3."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("stage-1", "stage-3")}
+    Run(folders["stage-1"], "sgsg" * 3, TINY[0]).train()
+    Run(folders["stage-3"], "sgsg" * 3, TINY[2]).train()
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("language", "stage"),
+    [
+        ({"intermediate_size": 64}, "stage-3"),
+        ({"intermediate_size": 64}, "stage-1"),
+        ({"num_hidden_layers": 3}, "stage-3"),
+        # FAILS TODAY: torch fills in what the checkpoint lacks, and a frozen layer has no moments to be missed
+        # (run_state.py: restore).
+        ({"num_hidden_layers": 3}, "stage-1"),
+        ({"num_hidden_layers": 1}, "stage-1"),
+        ({"vocab_size": 1040}, "stage-1"),
+        ({"tie_word_embeddings": False}, "stage-3"),
+        ({"tie_word_embeddings": False}, "stage-1"),  # FAILS TODAY, as above
+    ],
+)
+def test_another_models_checkpoint_is_refused(
+    language: dict[str, Any], stage: str, three_steps: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(three_steps[stage], tmp_path / "run")
+    before = listing(folder)
+    run = Run(folder, "gggg" * 6, TINY[int(stage[-1]) - 1])
+    with pytest.raises(TrainingError, match=r"checkpoint-000003 does not fit this run"):
+        run.train(small_model(**language))
+    assert listing(folder) == before
+    assert len(rows(folder)) == 3
+
+
+def test_a_checkpoint_of_a_stage_that_trained_less_is_refused(three_steps: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(three_steps["stage-1"], tmp_path / "run")
+    with pytest.raises(TrainingError, match="does not fit this run"):
+        Run(folder, "gggg" * 6, TINY[2]).train()
+
+
+# FAILS TODAY: RuntimeError and FileNotFoundError, with a traceback (run_state.py: restore).
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_checkpoint_whose_trainers_state_is_damaged_is_refused(
+    damage: str, three_steps: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
+    file = folder / "checkpoint-000003" / "trainer.pt"
+    if damage == "cut":
+        os.truncate(file, 100)
+    else:
+        file.unlink()
+    with pytest.raises(TrainingError, match="checkpoint-000003"):
+        Run(folder, "gggg" * 6).train()
+
+
+# FAILS TODAY: the rates come from the checkpoint, although the error about a loss that is no number says to lower them
+# and to go on (run_state.py: restore).
+def test_a_run_goes_on_with_the_rates_it_is_given_now(three_steps: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
+    batches = Conversations(Mixed("sgsg" * 6), processor(), STAGE, 4, shuffle=False)
+    slow = replace(STAGE, decoder_rate=1e-5, projector_rate=2e-5, vision_rate=3e-5)
+    slower = trainer(small_model(), batches, Plan(5, workers=0, weight_decay=0.25), folder, slow)
+    slower.run(resume=True)
+    assert slower.step == 5
+    share = rate_at(4, 5)
+    rates = {group["name"]: group["lr"] for group in slower.optimiser.param_groups}
+    assert rates == pytest.approx(
+        {"vision_encoder": 3e-5 * share, "projector": 2e-5 * share, "language_model": 1e-5 * share}
+    )
+    assert {group["weight_decay"] for group in slower.optimiser.param_groups} == {0.25}
+
+
+# ---------------------------------------------------------------------------------------------------------- killed runs
+
+KINDS = "ssts" + "sbts" + "tttt" + "stsb" + "ssss" + "bsst" + "stss" + "tsts"
+"""Eight steps, a checkpoint after every second."""
+
+
+@dataclass
+class Killed:
+    """A run that was killed, and then went on to its end.
+
+    Attributes:
+        visible: the steps whose checkpoints could be seen when it was dead, and which of them could be read.
+    """
+
+    folder: Path
+    visible: list[int]
+    whole: list[int]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert Run(folder, KINDS).in_own_process() == 0
+    assert len(rows(folder)) == 8
+    return folder
+
+
+def is_whole(checkpoint: Path) -> bool:
+    try:
+        model = load_model(checkpoint, "cpu")
+        state = torch.load(checkpoint / "trainer.pt")
+        vl3ref.load_processor(checkpoint)
+    except Exception:
+        return False
+    return state["step"] == int(checkpoint.name[-6:]) and len(state["optimiser"]["state"]) == len([*model.parameters()])
+
+
+KILLS = {
+    "its line is in the log": (5, [2, 4]),
+    "its gradients are there": (6, [2, 4]),
+    "the weights are being written": (6, [2, 4]),
+    "the weights are written": (6, [2, 4]),
+    "half of the trainer's state is written": (6, [2, 4]),
+    "the checkpoint is about to get its name": (2, []),
+    "the checkpoint has its name": (6, [2, 4, 6]),
+    "an old checkpoint is being removed": (6, [4, 6]),
+    "the log is being taken over": (5, [2, 4]),
+}
+"""The moment, the step at which it comes, and the checkpoints that are there then."""
+
+
+@pytest.fixture(scope="module", params=KILLS)
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
+    folder = tmp_path_factory.mktemp("killed")
+    moment, (step, _) = request.param, KILLS[request.param]
+    if moment == "the log is being taken over":  # when a run goes on, so it has to be killed twice
+        assert Run(folder, KINDS, kill=("its line is in the log", step)).in_own_process() == -signal.SIGKILL
+        step = 0
+    assert Run(folder, KINDS, kill=(moment, step)).in_own_process() == -signal.SIGKILL
+    visible, whole = steps_saved(folder), [int(one.name[-6:]) for one in checkpoints(folder) if is_whole(one)]
+    assert Run(folder, KINDS).in_own_process() == 0
+    return Killed(folder, visible, whole)
+
+
+def test_after_a_kill_the_checkpoints_that_can_be_seen_are_whole(
+    killed: Killed, request: pytest.FixtureRequest
+) -> None:
+    # FAILS TODAY while "an old checkpoint is being removed": it is removed file by file under its name
+    # (run_state.py: save).
+    expected = KILLS[request.node.callspec.params["killed"]][1]
+    assert killed.visible == killed.whole == expected
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(killed: Killed, undisturbed: Path) -> None:
+    # FAILS TODAY while "the log is being taken over": what it held is lost (run_log.py: RunLog.__enter__).
+    assert rows(killed.folder) == rows(undisturbed)
+
+
+def test_a_killed_run_ends_with_the_same_weights_and_moments(killed: Killed, undisturbed: Path) -> None:
+    ours, expected = (latest_checkpoint(folder) for folder in (killed.folder, undisturbed))
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (ours / file).read_bytes() == (expected / file).read_bytes()
+    moments = [torch.load(one / "trainer.pt") for one in (ours, expected)]
+    torch.testing.assert_close(moments[0], moments[1], rtol=0, atol=0)
+
+
+def test_a_killed_run_leaves_nothing_behind(killed: Killed, undisturbed: Path) -> None:
+    # FAILS TODAY where "the weights are being written": save_model's temporary folders stay (run_state.py: save).
+    assert listing(killed.folder) == listing(undisturbed)
+
+
+def test_a_killed_run_names_its_broken_samples_once(killed: Killed, undisturbed: Path) -> None:
+    # FAILS TODAY: the steps that are done again name them again (run_log.py: RunLog.__enter__).
+    assert (killed.folder / "skipped.log").read_text() == (undisturbed / "skipped.log").read_text()
+
+
+def test_a_run_with_workers_killed_from_outside_goes_on_to_the_same_losses(undisturbed: Path, tmp_path: Path) -> None:
+    process = Run(tmp_path, KINDS, workers=2, save_every=1).start()
+    deadline = time.monotonic() + 60
+    while not any(row["step"] == "3" for row in read_log(tmp_path / "log.csv")):
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert steps_saved(tmp_path)[-1] >= 2
+    assert Run(tmp_path, KINDS, workers=1, save_every=1).in_own_process() == 0
+    assert rows(tmp_path) == rows(undisturbed)
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+SHARED = "ssss" + "tsts" + "bsbs" + "stbt" + "stst"
+"""With two processes the first one has, step by step: fewer or more packs; nothing to see; nothing at all; anything."""
+PACK = 300
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs in one process and in two, and ones that went on in the other number. One torchrun for all: it is slow to
+    start."""
+    folder = tmp_path_factory.mktemp("shared")
+    run = Run(folder / "one", SHARED, pack_tokens=PACK, keep=9)
+    assert run.in_own_process() == 0
+    first = Run(folder / "one, stage 1", SHARED, TINY[0], pack_tokens=PACK, recompute=True)
+    assert first.in_own_process() == 0
+    blind = Run(folder / "one, nothing to see", "ssssttttssss")
+    assert blind.in_own_process() == 0
+    late = Run(folder / "one, broken at once", "sbsbssss")
+    assert late.in_own_process() == 0
+    (folder / "one, then two").mkdir()
+    shutil.copytree(folder / "one" / "checkpoint-000002", folder / "one, then two" / "checkpoint-000002")
+    runs = [
+        replace(run, folder=folder / "two"),
+        replace(run, folder=folder / "one, then two"),
+        replace(first, folder=folder / "two, stage 1"),
+        replace(blind, folder=folder / "two, nothing to see"),
+        replace(late, folder=folder / "two, broken at once", late=1.0),
+    ]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.small_runs"]
+    said = subprocess.run(
+        [sys.executable, *command, json.dumps([one.as_json() for one in runs])],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    print(said.stderr[-5000:])
+    (folder / "two, then one").mkdir()
+    shutil.copytree(folder / "two" / "checkpoint-000002", folder / "two, then one" / "checkpoint-000002")
+    assert replace(run, folder=folder / "two, then one").in_own_process() == 0
+    return {path.name: path for path in folder.iterdir()}
+
+
+def assert_same_losses(ours: Path, expected: Path, first: int = 1) -> None:
+    assert len(rows(ours, first)) == len(rows(expected, first)) > 0
+    for name in ("learnt", "skipped", "rate"):
+        assert torch.equal(column(ours, name, first), column(expected, name, first))
+    torch.testing.assert_close(column(ours, "loss", first), column(expected, "loss", first), rtol=0, atol=1e-5)
+    torch.testing.assert_close(column(ours, "norm", first), column(expected, "norm", first), rtol=1e-4, atol=0)
+
+
+def test_the_two_processes_of_these_tests_have_unequal_work() -> None:
+    ranks = [
+        Conversations(Mixed(SHARED), processor(), STAGE, 4, PACK, shuffle=False, rank=rank, world=2) for rank in (0, 1)
+    ]
+    packs = [[ranks[rank][step].packs for rank in (0, 1)] for step in range(5)]
+
+    def seeing(some: list[ModelInputs]) -> int:
+        return sum(pack.pixel_values is not None for pack in some)
+
+    assert len(packs[0][0]) != len(packs[0][1])
+    assert (seeing(packs[1][0]), seeing(packs[1][1])) == (0, len(packs[1][1]))
+    assert (len(packs[2][0]), len(packs[2][1]) > 0) == (0, True)
+    assert [len(ranks[rank][3].skipped) for rank in (0, 1)] == [1, 0]
+
+
+def test_two_processes_learn_what_one_does(shared: dict[str, Path]) -> None:
+    assert_same_losses(shared["two"], shared["one"])
+    weights = [load_model(latest_checkpoint(shared[name]), "cpu").state_dict() for name in ("two", "one")]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+def test_two_processes_write_one_log_and_one_set_of_checkpoints(shared: dict[str, Path]) -> None:
+    assert listing(shared["two"]) == listing(shared["one"])
+    assert [row["step"] for row in rows(shared["two"])] == ["1", "2", "3", "4", "5"]
+    said = [sorted((shared[name] / "skipped.log").read_text().splitlines()) for name in ("two", "one")]
+    assert said[0] == said[1]
+    assert len(said[1]) == SHARED.count("b")
+    for mine, others in zip(checkpoints(shared["two"]), checkpoints(shared["one"]), strict=True):
+        assert listing(mine) == listing(others)
+
+
+# FAILS TODAY: a count of tokens takes the grey patches in that stand in for pictures (trainer.py: Trainer._learn).
+def test_two_processes_count_the_tokens_that_one_does(shared: dict[str, Path]) -> None:
+    assert column(shared["two"], "tokens").tolist() == column(shared["one"], "tokens").tolist()
+
+
+def test_a_checkpoint_of_one_process_goes_on_in_two(shared: dict[str, Path]) -> None:
+    assert_same_losses(shared["one, then two"], shared["one"], first=3)
+    assert steps_saved(shared["one, then two"]) == [2, 4, 5]
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one(shared: dict[str, Path]) -> None:
+    assert_same_losses(shared["two, then one"], shared["one"], first=3)
+    assert steps_saved(shared["two, then one"]) == [2, 4, 5]
+
+
+def test_two_processes_leave_a_frozen_decoder_bit_for_bit(shared: dict[str, Path]) -> None:
+    """With layers computed again in the backward pass, which gathers them once more."""
+    assert_same_losses(shared["two, stage 1"], shared["one, stage 1"])
+    before, after = state_of(small_model()), load_model(latest_checkpoint(shared["two, stage 1"]), "cpu").state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.startswith("language_model."), name
+
+
+# FAILS TODAY: without a picture in a whole batch, the encoder has no gradients in one process, and AdamW passes over
+# it; in two it has gradients of zero, and AdamW moves it on by its momentum (trainer.py: Trainer._learn).
+def test_a_batch_without_pictures_moves_the_encoder_alike_in_one_process_and_in_two(shared: dict[str, Path]) -> None:
+    one, two = (shared[f"{number}, nothing to see"] for number in ("one", "two"))
+    assert_same_losses(two, one)
+    weights = [load_model(latest_checkpoint(folder), "cpu").state_dict() for folder in (two, one)]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+# FAILS TODAY: the other processes name their broken samples in a folder that the first has yet to make, and end with
+# FileNotFoundError (trainer.py: Trainer.run).
+def test_no_process_waits_for_the_first_to_name_a_broken_sample(shared: dict[str, Path]) -> None:
+    assert_same_losses(shared["two, broken at once"], shared["one, broken at once"])
+    said = [sorted((shared[f"{n}, broken at once"] / "skipped.log").read_text().splitlines()) for n in ("one", "two")]
+    assert said[0] == said[1] == ["step 1: sample 1: it is broken", "step 1: sample 3: it is broken"]
+
+
+def test_one_process_needs_no_others() -> None:
+    alone = Processes()
+    assert alone.first and (alone.total(3), alone.most(4)) == (3, 4)
+    alone.wait()
+
+
+# ------------------------------------------------------------------------------------------------- where stage 1 starts
+
+
+@dataclass
+class Sources:
+    vision: Path
+    decoder: Path
+    model: VideoLLaMA3
+
+
+NEW = ("<image>", "<|stream_start|>", "<|stream_end|>")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def sources(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """An encoder and a plain Qwen2 decoder as their makers publish them: the tokenizer knows nothing of pictures."""
+    folder = tmp_path_factory.mktemp("sources")
+    model = small_model(seed=3, tie_word_embeddings=request.param)
+    save_model(model.vision_encoder, folder / "vision")
+    save_model(model.language_model, folder / "decoder")
+    plain_tokenizer().save(str(folder / "decoder" / "tokenizer.json"))
+    return Sources(folder / "vision", folder / "decoder", model)
+
+
+def plain_tokenizer() -> Backend:
+    described = json.loads((ROOT / "weights" / "vl3-tiny" / "tokenizer.json").read_text(encoding="utf-8"))
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] not in NEW]
+    backend = Backend.from_str(json.dumps(described))
+    assert all(backend.token_to_id(token) is None for token in NEW)
+    return backend
+
+
+def test_an_encoder_and_a_decoder_are_put_together_with_a_new_projector(sources: Sources) -> None:
+    model, _ = assemble(sources.vision, sources.decoder)
+    for part in ("vision_encoder", "language_model"):
+        ours, theirs = (getattr(one, part).state_dict() for one in (model, sources.model))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    again, _ = assemble(sources.vision, sources.decoder)
+    for (name, parameter), other in zip(model.projector.named_parameters(), again.projector.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+        if name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.15)
+            assert abs(parameter.mean().item()) < 0.003
+    assert [*model.projector.state_dict()] == [*sources.model.projector.state_dict()]
+
+
+def test_the_new_tokens_get_the_next_ids_and_stand_for_pictures(sources: Sources) -> None:
+    size = plain_tokenizer().get_vocab_size()
+    model, processor = assemble(sources.vision, sources.decoder)
+    assert [processor.tokenizer.special(token) for token in NEW] == [size, size + 1, size + 2]
+    assert (model.config.image_token_id, model.config.video_token_id) == (size, size)
+    assert (processor.config.image_token_id, processor.config.video_token_id) == (size, size)
+    assert processor.tokenizer.encode("<image>")[0] != [size]  # typed, it is text
+    inputs = processor(Mixed("s").conversation(0)[:1])
+    assert int((inputs.input_ids == size).sum()) == sum(inputs.tokens_per_visual()) > 0
+    with torch.no_grad():
+        assert bool(model(inputs).logits.isfinite().all())
+
+
+def test_what_was_put_together_trains_in_stage_1_and_is_loaded_again(sources: Sources, tmp_path: Path) -> None:
+    model, own = assemble(sources.vision, sources.decoder)
+    before = state_of(model)
+    freeze(model, OFFICIAL_2B[0])
+    batches = Conversations(Mixed("ssss"), own, OFFICIAL_2B[0], 4, shuffle=False)
+    groups, files = parameter_groups(model, OFFICIAL_2B[0]), CheckpointFiles(model.config, own)
+    Trainer(model.train(), NextToken(), batches, groups, Plan(1, workers=0), tmp_path, files).run()
+    assert rows(tmp_path)[0]["skipped"] == "0"
+    assert column(tmp_path, "loss").tolist() == pytest.approx([math.log(1024)], abs=0.3)
+    loaded, again = vl3ref.load(tmp_path / "checkpoint-000001", device="cpu")
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+        assert torch.equal(tensor, before[name]) == name.startswith("language_model."), name
+    assert again.tokenizer.special("<image>") == model.config.image_token_id
+
+
+# FAILS TODAY: it is put together, and every sample with a picture then ends the run in the model (stage_run.py:
+# assemble).
+def test_a_decoder_without_room_for_the_new_tokens_is_refused(sources: Sources, tmp_path: Path) -> None:
+    size = plain_tokenizer().get_vocab_size()
+    save_model(small_model(vocab_size=size + 2).language_model, tmp_path)
+    plain_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=f"{size + 2} rows"):
+        assemble(sources.vision, tmp_path)
+    save_model(small_model(vocab_size=size + 3).language_model, tmp_path)
+    assemble(sources.vision, tmp_path)
