@@ -462,6 +462,13 @@ class Film:
 filmed = once(Film)
 
 
+def told(frames: np.ndarray, times: Sequence[float]) -> str:
+    """All that a clip shows, frame by frame, as it is told to a decoder that cannot see."""
+    seen = [in_words(frame) for frame in frames]
+    new = [words if n == 0 or words != seen[n - 1] else "same" for n, words in enumerate(seen)]
+    return ",".join(f"Time {time}s:{words}" for time, words in zip(times, new, strict=True))
+
+
 def direction(frames: np.ndarray, times: Sequence[float], name: str) -> str:
     film = filmed(frames)
     return film.direction(film.find(name.removesuffix(" thing")))
@@ -551,7 +558,10 @@ def field(picture: np.ndarray, key: str) -> str:
     return fields(picture)[key]
 
 
+INVENTORY = "Name everything you see\\.|What is in each cell\\?|List it all\\."
+
 PICTURE: dict[str, Callable[..., str]] = {
+    INVENTORY: in_words,
     "(?:Describe the picture.|What is in the picture\\?)": described,
     "What colour is the text\\?|Which colour does the text have\\?": ink_of,
     "What colour is the line\\?|Which colour does the line have\\?": line_colour,
@@ -583,6 +593,7 @@ PICTURE: dict[str, Callable[..., str]] = {
 }
 
 CLIP: dict[str, Callable[..., str]] = {
+    INVENTORY: told,
     "Describe the clip\\.|What happens in the video\\?|Describe the video\\.": narrated,
     f"In which direction does the {_SHAPE} move\\?": direction,
     f"Which way does the ({_COLOUR[1:-1]}) thing go\\?": direction,

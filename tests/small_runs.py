@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import vl3ref
@@ -25,7 +26,6 @@ from vl3ref.training.distributed import Processes, started
 from vl3ref.training.run_log import COLUMNS, RunLog, read_log
 from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import TINY, Stage
-from vl3ref.training.tinyworld import PICTURES, TinyWorld
 from vl3ref.training.trainer import Plan
 
 VISION = VisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
@@ -41,7 +41,6 @@ LANGUAGE = LanguageConfig(
     bos_token_id=522,
     eos_token_ids=(524, 522),
 )
-WORLD = {kind: float(share) for kind, share in {**PICTURES, "clip": 9}.items()}
 STAGE = TINY[2]
 """All parts are trained, DiffFP is on, pictures and videos are merged by 2."""
 
@@ -58,27 +57,56 @@ def small_model(seed: int = 0, **language: Any) -> VideoLLaMA3:
     return random_model(config, seed, spread=0.1)
 
 
-class Mixed:
-    """Sample i of the small world: shown (s), told in words (t), a mere greeting (g), or broken (b), as letter i of
-    `kinds` says."""
+WORDS = (
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "round",
+    "left",
+    "right",
+    "above",
+    "below",
+    "moves",
+    "stays",
+    "turns",
+)
 
-    def __init__(self, kinds: str, seed: int = 0) -> None:
+
+class Mixed:
+    """Samples of noise, as the letters of `kinds` say: shown (s: a picture, or a clip in which half of what there is
+    stands still), told in words (t), a greeting (g), or broken (b)."""
+
+    def __init__(self, kinds: str) -> None:
         self.kinds = kinds
-        self.worlds = {
-            "s": TinyWorld(seed, WORLD, turns=2),
-            "t": TinyWorld(seed, WORLD, turns=2, told=dict.fromkeys(WORLD, 1.0)),
-        }
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
-        kind = self.kinds[index]
+        kind, rng = self.kinds[index], np.random.default_rng(index)
         if kind == "b":
             raise AnnotationError("it is broken")
+
+        def words(most: int) -> str:
+            return " ".join(WORDS[int(i)] for i in rng.integers(len(WORDS), size=rng.integers(2, most)))
+
         if kind == "g":
-            return [{"role": "user", "content": f"Hello {index}"}, {"role": "assistant", "content": "Hello."}]
-        return self.worlds[kind].conversation(index)
+            asked: list[dict[str, Any]] = [{"type": "text", "text": "Hello."}]
+        elif kind == "t":
+            asked = [{"type": "text", "text": words(60)}]
+        else:
+            count = 1 if index % 3 == 0 else int(rng.integers(2, 6))
+            height, width = (56 * int(i) for i in rng.integers(2, 4, size=2))
+            frames = rng.integers(0, 256, (count, height, width, 3), np.uint8)
+            frames[:, : height // 2] = frames[0, : height // 2]
+            shown = ("image", frames[0]) if index % 3 == 0 else ("video", frames)
+            asked = [{"type": shown[0], shown[0]: shown[1]}, {"type": "text", "text": words(9)}]
+        turns = (asked, words(5) if kind == "g" else words(20))
+        more = ([{"type": "text", "text": words(9)}], words(9)) if kind in "st" else ()
+        roles = ("user", "assistant") * 2
+        return [{"role": role, "content": content} for role, content in zip(roles, (*turns, *more), strict=False)]
 
     def name(self, index: int) -> str:
         return f"sample {index}"
@@ -139,6 +167,7 @@ class Run:
 
 def _train(run: Run) -> None:
     torch.set_num_threads(1)  # the same bits in every process
+    set_start_method("fork", force=True)  # of its workers
     if run.kill is not None:
         arm(*run.kill)
     run.train()

@@ -1,6 +1,7 @@
 """Which samples a step learns from: shuffled, packed, cut where they are long, left out where they are broken."""
 
 import json
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.media import noise, write_sound
-from tests.small_runs import STAGE, WORLD, Mixed, processor, small_model
+from tests.small_runs import STAGE, Mixed, processor, small_model
 from vl3ref.inputs.chat import SYSTEM_PROMPT
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import IGNORED, ModelInputs, join
@@ -22,9 +23,10 @@ from vl3ref.training.batches import Batch, Conversations, cut, packed
 from vl3ref.training.objectives import NextToken
 from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import OFFICIAL_2B
-from vl3ref.training.tinyworld import TinyWorld
+from vl3ref.training.tinyworld import PICTURES, TinyWorld
 from vl3ref.training.tinyworld.samples import write
 
+WORLD = {**PICTURES, "clip": 9}
 HELLO = [{"role": "assistant", "content": "Hello."}]
 ALL = 1 << 30
 """A budget that takes every conversation into one pack."""
@@ -126,6 +128,15 @@ def test_an_endless_world_is_not_counted_through() -> None:
     batch = conversations(TinyWorld(0, WORLD), 2)[10_000_000]
     assert not batch.skipped
     assert len(batch.packs[0].lengths) == 2
+
+
+# FAILS TODAY: TypeError, cannot pickle 'mappingproxy' (tinyworld/samples.py: TinyWorld.__init__, the default of told).
+# Python starts workers like this on macOS, and from 3.14 on everywhere.
+@pytest.mark.parametrize("samples", [TinyWorld(0, WORLD), Mixed("stst")], ids=["world", "mixed"])
+def test_batches_can_be_made_by_workers_that_were_not_forked(samples: Any) -> None:
+    ours = conversations(samples, 2)
+    theirs = pickle.loads(pickle.dumps(ours))
+    assert equal(ours[1].packs[0], theirs[1].packs[0])
 
 
 # ------------------------------------------------------------------------------------------------------------- packing
@@ -394,7 +405,7 @@ def test_broken_samples_are_skipped_named_once_and_not_replaced(
     assert len(pack.lengths) == len(samples) - len(reasons)
     good = [Annotations(path).conversation(index) for index in (0, 13)]
     expected = [conversations(samples).prepare(one) for one in ([good[0]] if several else []) + good]
-    assert equal(pack, replace(join(expected), sources=None))
+    assert equal(pack, join(expected))
 
 
 class Failing(Mixed):
@@ -431,4 +442,4 @@ def test_the_small_world_written_to_files_gives_the_same_batch(tmp_path: Path) -
     ours, expected = conversations(files, 8)[0], conversations(world, 8)[0]
     assert ours.skipped == []
     assert {"image", "video"} == set(ours.packs[0].modals)
-    assert equal(ours.packs[0], expected.packs[0])
+    assert equal(*(replace(one.packs[0], sources=None) for one in (ours, expected)))  # but for their names

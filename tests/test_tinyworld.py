@@ -121,6 +121,7 @@ SKILL_OF = {
     **dict.fromkeys((eyes.moment, eyes.moment_of_change), "time"),
     **dict.fromkeys((eyes.what_happens, eyes.what_changes, eyes.blinking), "change"),
     eyes.narrated: "video caption",
+    **dict.fromkeys((eyes.in_words, eyes.told), "inventory"),
 }
 """Which skill it takes to answer, by who answers."""
 
@@ -129,12 +130,12 @@ NAMES = re.compile("|".join([*eyes.PALETTE, *eyes.ideals(), *eyes.FIELDS, "numbe
 
 def test_every_skill_is_asked_for_in_several_wordings() -> None:
     world = TinyWorld(SEED, ALL)
-    wordings: dict[str, Counter[str]] = {skill: Counter() for skill in SKILLS}
+    wordings: dict[str, Counter[str]] = {skill: Counter() for skill in [*SKILLS, "inventory"]}
     for index in range(1500):
         sample = world[index]
         for question, _ in asked(sample):
             skill = SKILL_OF[eyes.looker(question, "video" in sample)[1]]
-            assert (skill in TIME_SKILLS) == ("video" in sample)
+            assert skill == "inventory" or (skill in TIME_SKILLS) == ("video" in sample)
             wordings[skill][NAMES.sub("_", question)] += 1
     assert set(SKILLS) == {*PICTURE_SKILLS, *TIME_SKILLS} and len(SKILLS) == 14
     for skill, counted in wordings.items():
@@ -154,15 +155,18 @@ def test_kinds_come_as_often_as_the_mixture_says() -> None:
 
 
 @pytest.mark.parametrize("turns", [1, 3, 6])
-def test_no_more_is_asked_than_wanted_and_the_description_comes_last(turns: int) -> None:
+def test_details_come_first_then_what_would_give_them_away(turns: int) -> None:
     world = TinyWorld(SEED, ALL, turns=turns)
-    lengths = Counter()
+    forms = Counter()
     for index in range(300):
-        skills = [SKILL_OF[eyes.looker(question, "video" in world[index])[1]] for question, _ in asked(world[index])]
-        assert not any(skill.endswith("caption") for skill in skills[:-1])
-        lengths[len(skills)] += 1
-    assert max(lengths) == turns and min(lengths) >= 1
-    assert turns == 1 or len(lengths) > 1
+        sample = world[index]
+        skills = [SKILL_OF[eyes.looker(question, "video" in sample)[1]] for question, _ in asked(sample)]
+        order = [2 if skill == "inventory" else int(skill.endswith("caption")) for skill in skills]
+        assert order == sorted(order) and order.count(1) <= 1 and order.count(2) <= 1
+        assert order.count(0) <= turns - 1 and skills
+        forms[order.count(0), order.count(1), order.count(2)] += 1
+    assert max(details for details, _, _ in forms) == turns - 1
+    assert {form[2] for form in forms} == {0, 1} and {form[1] for form in forms} == ({1} if turns == 1 else {0, 1})
 
 
 def test_sizes_and_proportions_differ() -> None:
@@ -206,7 +210,7 @@ def test_every_answer_is_true_of_the_pixels(kind: str) -> None:
     world = TinyWorld(SEED, {kind: 1})
     _, processor = loaded()
     right, unclear, patterns = 0, 0, set()
-    for index in range(300):
+    for index in range(200 if kind in ("sign", "document") else 300):
         sample = world[index]
         times = None
         if kind == "clip":  # the seconds that the model reads
@@ -221,7 +225,8 @@ def test_every_answer_is_true_of_the_pixels(kind: str) -> None:
                 right += 1
             except eyes.Unclear:
                 unclear += 1
-    assert right > 600 and unclear < 0.02 * right
+    assert right > 500 and unclear < (0.05 if kind == "clip" else 0.02) * right  # halfway is in no cell
+    always = (eyes.told, eyes.narrated) if kind == "clip" else (eyes.in_words, eyes.described)
     askable = {
         "scene": (eyes.colour_of, eyes.shape_of, eyes.number_of, eyes.place_of, eyes.side_of, eyes.side_seen),
         "sign": (eyes.sign_text, eyes.ink_of),
@@ -230,20 +235,20 @@ def test_every_answer_is_true_of_the_pixels(kind: str) -> None:
         "clip": tuple(eyes.CLIP.values()),
     }[kind]
     table = eyes.CLIP if kind == "clip" else eyes.PICTURE
-    assert patterns >= {pattern for pattern, look in table.items() if look in askable}
+    assert patterns >= {pattern for pattern, look in table.items() if look in (*askable, *always)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_told_in_words_is_what_is_seen(kind: str) -> None:
     world = TinyWorld(SEED, {kind: 1})
     unclear = 0
-    for index in range(200):
+    for index in range(150):
         picture, words = world.told_picture(index)
         try:
             assert eyes.in_words(picture) == words, world.name(index)
         except eyes.Unclear:
             unclear += 1
-    assert unclear < (40 if kind == "clip" else 5)  # things on their way are between two cells
+    assert unclear < (30 if kind == "clip" else 4)
 
 
 @pytest.mark.xfail(strict=True, reason="tinyworld/pictures.py, _line: A orange line")

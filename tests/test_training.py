@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vl3ref.errors import CheckpointError, TrainingError
 from vl3ref.model import language_model
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import ModelInputs
 from vl3ref.training import run_state
 from vl3ref.training.batches import Batch, Conversations
 from vl3ref.training.distributed import Processes, clip_gradients
@@ -153,7 +155,7 @@ def test_the_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
     assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 194)) / 2)
     assert rates[-1] < 1e-4
     assert rate_at(200, 200) == pytest.approx(0, abs=1e-12)
-    assert rate_at(0, 200, warm_up=0) == 1
+    assert rate_at(0, 200, warm_up=0.0) == 1
 
 
 @settings(deadline=None)
@@ -163,9 +165,8 @@ def test_the_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: i
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert peak <= math.ceil(steps * warm_up)
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert len(set(rates)) == steps
+    assert all(one < other for one, other in pairwise(rates[: peak + 1]))
+    assert all(one > other for one, other in pairwise(rates[peak:]))
     if math.ceil(steps * warm_up) < steps:
         assert max(rates) == 1
 
@@ -286,7 +287,7 @@ def test_how_a_batch_is_packed_changes_nothing(tmp_path: Path) -> None:
 def test_the_loss_is_the_mean_over_all_words_of_the_batch(tmp_path: Path) -> None:
     packs = Conversations(Mixed("ssts"), processor(), STAGE, 4, pack_tokens=1, shuffle=False)[0].packs
     model = small_model()
-    means = [float(model(pack, pack.labels).loss) for pack in packs]
+    means = [model(pack, pack.labels).loss.item() for pack in packs]
     counts = [NextToken().count(pack) for pack in packs]
     assert len(set(counts)) > 1
     Run(tmp_path, "ssts").train()
@@ -385,7 +386,7 @@ def test_recomputing_gives_the_same_gradients_and_runs_every_layer_twice() -> No
 
         layers = [*model.language_model.layers, *model.vision_encoder.encoder.layers]
         for layer in layers:
-            layer.register_forward_hook(counted)
+            layer.register_forward_pre_hook(counted)
         sum(NextToken().loss(model, pack) for pack in packs).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         runs.append(count[0])
@@ -481,7 +482,7 @@ def test_the_newest_checkpoints_stay_and_the_last_step_has_one(
 
 
 def test_a_checkpoint_is_a_model_that_answers(tmp_path: Path) -> None:
-    trained = Run(tmp_path, "ststststst").train()
+    trained = Run(tmp_path, "stst" * 3).train()
     assert not trained.training
     model, own = vl3ref.load(tmp_path / "checkpoint-000003", device="cpu")
     expected = trained.state_dict()
@@ -711,8 +712,9 @@ def test_a_killed_run_ends_with_the_same_weights_and_moments(killed: Killed, und
     ours, expected = (latest_checkpoint(folder) for folder in (killed.folder, undisturbed))
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (ours / file).read_bytes() == (expected / file).read_bytes()
-    moments = [torch.load(one / "trainer.pt") for one in (ours, expected)]
-    torch.testing.assert_close(moments[0], moments[1], rtol=0, atol=0)
+    ours, expected = (torch.load(one / "trainer.pt") for one in (ours, expected))
+    torch.testing.assert_close(ours["optimiser"]["state"], expected["optimiser"]["state"], rtol=0, atol=0)
+    assert [ours[name] for name in ("step", "seen", "broken")] == [8, 32, 3]
 
 
 def test_a_killed_run_leaves_nothing_behind(killed: Killed, undisturbed: Path) -> None:
@@ -743,7 +745,7 @@ def test_a_run_with_workers_killed_from_outside_goes_on_to_the_same_losses(undis
 
 SHARED = "ssss" + "tsts" + "bsbs" + "stbt" + "stst"
 """With two processes the first one has, step by step: fewer or more packs; nothing to see; nothing at all; anything."""
-PACK = 300
+PACK = 400
 
 
 @pytest.fixture(scope="module")
@@ -752,13 +754,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     start."""
     folder = tmp_path_factory.mktemp("shared")
     run = Run(folder / "one", SHARED, pack_tokens=PACK, keep=9)
-    assert run.in_own_process() == 0
+    run.in_own_process()
     first = Run(folder / "one, stage 1", SHARED, TINY[0], pack_tokens=PACK, recompute=True)
-    assert first.in_own_process() == 0
+    first.in_own_process()
     blind = Run(folder / "one, nothing to see", "ssssttttssss")
-    assert blind.in_own_process() == 0
+    blind.in_own_process()
     late = Run(folder / "one, broken at once", "sbsbssss")
-    assert late.in_own_process() == 0
+    late.in_own_process()
     (folder / "one, then two").mkdir()
     shutil.copytree(folder / "one" / "checkpoint-000002", folder / "one, then two" / "checkpoint-000002")
     runs = [
@@ -766,7 +768,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         replace(run, folder=folder / "one, then two"),
         replace(first, folder=folder / "two, stage 1"),
         replace(blind, folder=folder / "two, nothing to see"),
-        replace(late, folder=folder / "two, broken at once", late=1.0),
+        replace(late, folder=folder / "two, broken at once", late=0.5),
     ]
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.small_runs"]
     said = subprocess.run(

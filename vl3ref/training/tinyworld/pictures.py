@@ -103,6 +103,12 @@ class Shown:
     words: list[str]
     times: list[float] | None = None
 
+    def inventory(self) -> Question:
+        """All that is shown, cell by cell: the dense description that teaches to see, or, told in words, to repeat."""
+        return Question(
+            "inventory", ("Name everything you see.", "What is in each cell?", "List it all."), self.in_words()
+        )
+
     def in_words(self) -> str:
         """All of it told, with a clip's times, and with no frame told twice."""
         if self.times is None:

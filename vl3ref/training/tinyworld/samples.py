@@ -79,10 +79,13 @@ class TinyWorld:
 
 
 def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[Question]:
-    """At most so many questions, the description last: earlier answers should give nothing away."""
+    """At most so many questions about details, then a description, an inventory, both or neither: earlier answers should
+    give nothing away."""
     *details, whole = shown.questions
     asked = details[: turns - 1]
-    return [*asked, whole] if rng.random() < 0.6 or not asked else asked
+    if rng.random() < 0.5 or not asked:
+        asked.append(whole)
+    return [*asked, shown.inventory()] if rng.random() < 0.5 else asked
 
 
 def annotation(
