@@ -254,8 +254,8 @@ def frame_sizes(inputs: ModelInputs) -> list[int]:
 def long() -> ModelInputs:
     """A clip, a picture and a clip in one conversation, with answers between them."""
     turns: list[dict[str, Any]] = []
-    clips = (noise(3, 56, 56, 3), noise(2, 56, 84, 3, seed=1))
-    for kind, data in (("video", clips[0]), ("image", noise(56, 84, 3, seed=2)), ("video", clips[1])):
+    clips = (noise(3, 112, 168, 3), noise(2, 112, 140, 3, seed=1))
+    for kind, data in (("video", clips[0]), ("image", noise(112, 112, 3, seed=2)), ("video", clips[1])):
         turns.append({"role": "user", "content": [{"type": kind, kind: data}, {"type": "text", "text": "What?"}]})
         turns.append({"role": "assistant", "content": "It is noise."})
     return conversations(Mixed("g")).prepare(turns)

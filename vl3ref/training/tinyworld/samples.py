@@ -79,8 +79,8 @@ class TinyWorld:
 
 
 def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[Question]:
-    """At most so many questions about details, then a description, an inventory, both or neither: earlier answers should
-    give nothing away."""
+    """At most so many questions about details, then a description, an inventory, both or neither. They come last, so that
+    earlier answers give nothing away."""
     *details, whole = shown.questions
     asked = details[: turns - 1]
     if rng.random() < 0.5 or not asked:
