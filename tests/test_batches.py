@@ -300,10 +300,11 @@ def test_wherever_it_is_cut_the_rest_is_whole(long: ModelInputs, model: VideoLLa
             assert sum(frame_sizes(short)) == sum(visual[:end])
             assert short.modals == long.modals[: len(short.modals)]
             assert torch.equal(short.merge_sizes, long.merge_sizes[: len(short.modals)])
-        if most % 7 == 0 and bool((short.labels[1:] != IGNORED).any()):
+        learnt = bool((short.labels[1:] != IGNORED).any())
+        if learnt and (int(short.labels[-1]) != IGNORED or (split and most % 5 == 0)):
             with torch.no_grad():
                 seen_losses.add(round(float(model(short, short.labels).loss), 6))
-    assert len(seen_losses) > 5
+    assert len(seen_losses) > 10
 
 
 def test_what_comes_before_the_cut_is_computed_as_if_there_were_no_more(long: ModelInputs, model: VideoLLaMA3) -> None:

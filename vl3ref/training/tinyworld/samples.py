@@ -79,13 +79,17 @@ class TinyWorld:
 
 
 def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[Question]:
-    """At most so many questions about details, then a description, an inventory, both or neither. They come last, so that
-    earlier answers give nothing away."""
+    """What a conversation asks: everything at once, a description, or at most so many details.
+
+    One kind to a conversation, as far as it goes: answers should be read from what is shown, not from earlier answers.
+    """
     *details, whole = shown.questions
-    asked = details[: turns - 1]
-    if rng.random() < 0.5 or not asked:
-        asked.append(whole)
-    return [*asked, shown.inventory()] if rng.random() < 0.5 else asked
+    draw = rng.random()
+    if draw < 0.2:
+        return [shown.inventory()]
+    if draw < 0.35 or not details:
+        return [whole]
+    return details[:turns]
 
 
 def annotation(
