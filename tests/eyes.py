@@ -5,7 +5,7 @@ measured, words compared with what Pillow's font makes of them. `answer` is what
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, wraps
 from itertools import groupby
@@ -302,18 +302,29 @@ def ink_of(picture: np.ndarray) -> str:
     return min(PALETTE, key=lambda name: float(np.abs(far - PALETTE[name]).sum()))
 
 
+def likeliest(scores: Iterable[tuple[str, float]]) -> str:
+    """The text with the highest score, or the first that is as good as the same."""
+    best = ("", 0.0)
+    for text, score in scores:
+        if score > best[1]:
+            best = text, score
+        if score > 0.95:
+            break
+    return best[0]
+
+
 @once
 def sign_text(picture: np.ndarray) -> str:
     dark = darkness(sheet(picture), PALETTE[ink_of(picture)])
-    box = blob("", np.argwhere(dark > 0.3)).box
-    height, width = box[3] - box[1], box[2] - box[0]
-    scores = {
-        (text, size): likeness(dark, text, size, (box[1], box[0]), (1, 1))
-        for text in (*WORDS, *map(str, range(100)))
-        for size in range(15, 19)
-        if abs(printed(text, size).shape[0] - height) < 3 and abs(printed(text, size).shape[1] - width) < 3
-    }
-    return max(scores, key=scores.__getitem__)[0]
+    left, top, right, bottom = blob("", np.argwhere(dark > 0.3)).box
+
+    def misfit(form: tuple[str, int]) -> int:
+        height, width = printed(*form).shape
+        return max(abs(height - bottom + top), abs(width - right + left))
+
+    forms = [(text, size) for text in (*WORDS, *map(str, range(100))) for size in range(15, 19)]
+    near = [form for form in sorted(forms, key=misfit) if misfit(form) < 3]
+    return likeliest((text, likeness(dark, text, size, (top, left), (1, 1))) for text, size in near)
 
 
 @once
@@ -324,13 +335,9 @@ def fields(picture: np.ndarray) -> dict[str, str]:
     for line in np.array_split(dark, cells(picture)[1]):
         columns = np.nonzero((line > 0.3).any(axis=0))[0]
         left, right, high = int(columns[0]), int(columns[-1]) + 1, len(line) // 2 - 5
-        first = {key: likeness(line, key, 15, (high, left), (9, 1)) for key in FIELDS}
-        key = max(first, key=first.__getitem__)
-        last = {
-            value: likeness(line, value, 15, (high, right - printed(value, 15).shape[1]), (9, 1))
-            for value in FIELDS[key]
-        }
-        read[key] = max(last, key=last.__getitem__)
+        key = likeliest((word, likeness(line, word, 15, (high, left), (9, 1))) for word in FIELDS)
+        ends = ((word, right - printed(word, 15).shape[1]) for word in FIELDS[key])
+        read[key] = likeliest((word, likeness(line, word, 15, (high, column), (9, 1))) for word, column in ends)
     return read
 
 

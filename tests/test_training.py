@@ -56,6 +56,9 @@ from vl3ref.training.stages import (
 )
 from vl3ref.training.trainer import Plan, Trainer, rate_at
 
+# FAILS TODAY, under the tests' type checks alone: every run in this process, as Processes.total(number: float) is given
+# whole numbers (distributed.py; so are Trainer._learn and RunLog.write). What is said to fail below has its own reason.
+
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -143,6 +146,19 @@ def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_pa
     saved = torch.load(tmp_path / "checkpoint-000001" / "trainer.pt")["optimiser"]
     assert [group["name"] for group in saved["param_groups"]] == ["vision_encoder", "projector"]
     assert not any(name.startswith("language_model.") for name in saved["state"])
+
+
+# FAILS TODAY: RuntimeError, "element 0 of tensors does not require grad" (trainer.py: Trainer._learn).
+def test_text_counts_in_stage_1_although_nothing_that_is_trained_reads_it(tmp_path: Path) -> None:
+    """Told samples in packs of their own: some of a step's, and all of another's."""
+    samples = Mixed("ssttttttssss")
+    Run(tmp_path, samples.kinds, OFFICIAL_2B[0], pack_tokens=1).train()
+    assert len(rows(tmp_path)) == 3
+    assert [norm > 0 for norm in column(tmp_path, "norm")] == [True, False, True]
+    packs = Conversations(samples, processor(), OFFICIAL_2B[0], 4, pack_tokens=1, shuffle=False)[0].packs
+    summed = sum(NextToken().loss(small_model(), pack).item() for pack in packs)
+    wanted = summed / sum(NextToken().count(pack) for pack in packs)
+    assert column(tmp_path, "loss")[0].item() == pytest.approx(wanted, rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rates
@@ -455,12 +471,12 @@ def test_the_log_has_a_whole_line_for_every_step(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_torn_does_not_count(tmp_path: Path) -> None:
-    Run(tmp_path, "gggg" * 2).train()
+    Run(tmp_path, "sggg" * 2).train()
     whole = rows(tmp_path)
     with (tmp_path / "log.csv").open("a") as file:
         file.write("3,6.9,0.1")
     assert rows(tmp_path) == whole
-    Run(tmp_path, "gggg" * 4).train()
+    Run(tmp_path, "sggg" * 4).train()
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
     assert rows(tmp_path)[:2] == whole
 
@@ -512,9 +528,9 @@ def test_the_last_checkpoint_becomes_a_model_without_the_trainers_state(tmp_path
 def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_like_one(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Run(tmp_path / "whole", "gggg" * 6).train()
+    Run(tmp_path / "whole", "sggg" * 6).train()
     folder = tmp_path / "run"
-    Run(folder, "gggg" * 2).train()
+    Run(folder, "sggg" * 2).train()
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -527,10 +543,10 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_
     }[what]
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(*place, full)
-        Run(folder, "gggg" * 6).train()
+        Run(folder, "sggg" * 6).train()
     assert steps_saved(folder) == [2]
     assert {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()} == before
-    Run(folder, "gggg" * 6).train()
+    Run(folder, "sggg" * 6).train()
     assert listing(folder) == listing(tmp_path / "whole")
 
 
@@ -548,20 +564,28 @@ def test_a_new_run_does_not_begin_in_a_folder_that_holds_another(tmp_path: Path)
 
 
 def test_a_run_that_is_done_gives_its_model_back(tmp_path: Path) -> None:
-    trained = Run(tmp_path, "gggg" * 3).train()
+    trained = Run(tmp_path, "sggg" * 3).train()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()}
-    again = Run(tmp_path, "gggg" * 3).train(small_model(seed=1))
+    again = Run(tmp_path, "sggg" * 3).train(small_model(seed=1))
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name]), name
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()} == before
+
+
+# FAILS TODAY: TrainingError, "Missing optimizer state": without a picture the encoder never has a gradient, and so has no
+# moments to be saved (trainer.py: Trainer._learn).
+def test_a_run_that_has_seen_no_picture_yet_goes_on(tmp_path: Path) -> None:
+    Run(tmp_path, "gggg" * 2).train()
+    Run(tmp_path, "gggg" * 2 + "ssss" * 2).train()
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
 
 
 @pytest.fixture(scope="module")
 def three_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs of stages 1 and 3."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("stage-1", "stage-3")}
-    Run(folders["stage-1"], "sgsg" * 3, TINY[0]).train()
-    Run(folders["stage-3"], "sgsg" * 3, TINY[2]).train()
+    Run(folders["stage-1"], "ssss" * 3, TINY[0]).train()
+    Run(folders["stage-3"], "ssss" * 3, TINY[2]).train()
     return folders
 
 
@@ -585,7 +609,7 @@ def test_another_models_checkpoint_is_refused(
 ) -> None:
     folder = shutil.copytree(three_steps[stage], tmp_path / "run")
     before = listing(folder)
-    run = Run(folder, "gggg" * 6, TINY[int(stage[-1]) - 1])
+    run = Run(folder, "ssss" * 6, TINY[int(stage[-1]) - 1])
     with pytest.raises(TrainingError, match=r"checkpoint-000003 does not fit this run"):
         run.train(small_model(**language))
     assert listing(folder) == before
@@ -595,7 +619,7 @@ def test_another_models_checkpoint_is_refused(
 def test_a_checkpoint_of_a_stage_that_trained_less_is_refused(three_steps: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(three_steps["stage-1"], tmp_path / "run")
     with pytest.raises(TrainingError, match="does not fit this run"):
-        Run(folder, "gggg" * 6, TINY[2]).train()
+        Run(folder, "ssss" * 6, TINY[2]).train()
 
 
 # FAILS TODAY: RuntimeError and FileNotFoundError, with a traceback (run_state.py: restore).
@@ -610,14 +634,14 @@ def test_a_checkpoint_whose_trainers_state_is_damaged_is_refused(
     else:
         file.unlink()
     with pytest.raises(TrainingError, match="checkpoint-000003"):
-        Run(folder, "gggg" * 6).train()
+        Run(folder, "ssss" * 6).train()
 
 
 # FAILS TODAY: the rates come from the checkpoint, although the error about a loss that is no number says to lower them
 # and to go on (run_state.py: restore).
 def test_a_run_goes_on_with_the_rates_it_is_given_now(three_steps: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
-    batches = Conversations(Mixed("sgsg" * 6), processor(), STAGE, 4, shuffle=False)
+    batches = Conversations(Mixed("ssss" * 6), processor(), STAGE, 4, shuffle=False)
     slow = replace(STAGE, decoder_rate=1e-5, projector_rate=2e-5, vision_rate=3e-5)
     slower = trainer(small_model(), batches, Plan(5, workers=0, weight_decay=0.25), folder, slow)
     slower.run(resume=True)
@@ -756,7 +780,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("shared")
     run = Run(folder / "one", SHARED, pack_tokens=PACK, keep=9)
     run.in_own_process()
-    first = Run(folder / "one, stage 1", SHARED[4:16], TINY[0], pack_tokens=PACK, recompute=True)
+    first = Run(folder / "one, stage 1", "ssss" + "bsbs" + "ssss", TINY[0], pack_tokens=PACK, recompute=True)
     first.in_own_process()
     blind = Run(folder / "one, nothing to see", "ssssttttssss")
     blind.in_own_process()

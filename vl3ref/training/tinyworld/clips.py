@@ -18,9 +18,9 @@ BOARDS = ((2, 2), (3, 2), (2, 3))
 ASK_FOR_ALL = ("Describe the clip.", "What happens in the video?", "Describe the video.")
 
 
-def clip(rng: np.random.Generator) -> Shown:
-    makers: Sequence[Callable[[np.random.Generator], Shown]] = (_motion, _arrivals, _blinking, _change)
-    return makers[int(rng.integers(len(makers)))](rng)
+def clip(rng: np.random.Generator, easy: bool = False) -> Shown:
+    makers: Sequence[Callable[[np.random.Generator, bool], Shown]] = (_motion, _arrivals, _blinking, _change)
+    return makers[int(rng.integers(len(makers)))](rng, easy)
 
 
 def _times(rng: np.random.Generator, count: int) -> list[float]:
@@ -71,9 +71,9 @@ def _narration(answer: str) -> Question:
 # ---------------------------------------------------------------------------------------------------- what can happen
 
 
-def _motion(rng: np.random.Generator) -> Shown:
+def _motion(rng: np.random.Generator, easy: bool) -> Shown:
     """One thing crosses the board in a straight line, perhaps resting before or after."""
-    board = new_board(rng, BOARDS)
+    board = new_board(rng, BOARDS[: 1 if easy else None])
     mover, *others = _two_names(rng)
     direction = pick(rng, ("left", "right", "up", "down"))
     dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[direction]
@@ -82,9 +82,10 @@ def _motion(rng: np.random.Generator) -> Shown:
     path = [(i, lane) if dx else (lane, i) for i in range(size)][:: 1 if dx + dy > 0 else -1]
     ends = [board.place(rng, cell, *mover) for cell in (path[0], path[-1])]
     steps = int(rng.integers(3, 6))
-    along = np.concatenate([np.zeros(rng.integers(0, 3)), np.linspace(0, 1, steps), np.ones(rng.integers(0, 3))])
+    before, after = rng.integers(0, 1 if easy else 3, 2)
+    along = np.concatenate([np.zeros(before), np.linspace(0, 1, steps), np.ones(after)])
     board.things = dict.fromkeys(path, ends[0])  # keeps bystanders out of the lane
-    _bystanders(rng, board, others, 1)
+    _bystanders(rng, board, others, 0 if easy else 1)
     still = {cell: thing for cell, thing in board.things.items() if cell not in path}
     frames = []
     for share in along.tolist():
@@ -105,11 +106,11 @@ def _motion(rng: np.random.Generator) -> Shown:
     return _filmed(rng, board, frames, [*questions, _narration(f"{article} {colour} {shape} moves {direction}.")])
 
 
-def _arrivals(rng: np.random.Generator) -> Shown:
+def _arrivals(rng: np.random.Generator, easy: bool) -> Shown:
     """Two or three things appear one after another, and stay."""
-    board = new_board(rng, BOARDS)
-    names = _two_names(rng)[: int(rng.integers(2, 4))]
-    count = int(rng.integers(len(names) + 2, 8))
+    board = new_board(rng, BOARDS[: 1 if easy else None])
+    names = _two_names(rng)[: int(rng.integers(2, 3 if easy else 4))]
+    count = int(rng.integers(len(names) + 2, 6 if easy else 8))
     moments = sorted(int(i) + 1 for i in rng.permutation(count - 1)[: len(names)])
     arrivals = []
     for moment, name in zip(moments, names, strict=True):
@@ -137,17 +138,17 @@ def _arrivals(rng: np.random.Generator) -> Shown:
     return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
 
 
-def _blinking(rng: np.random.Generator) -> Shown:
+def _blinking(rng: np.random.Generator, easy: bool) -> Shown:
     """One thing appears for a moment, one to four times."""
-    board = new_board(rng, BOARDS)
+    board = new_board(rng, BOARDS[: 1 if easy else None])
     (colour, shape), *others = _two_names(rng)
-    number = int(rng.integers(1, 5))
+    number = int(rng.integers(1, 3 if easy else 5))
     gaps = rng.integers(1, 3, number)
     seen = np.cumsum(gaps + np.r_[0, np.ones(number - 1, int)])
     count = int(seen[-1] + rng.integers(2, 4))  # it is gone again at the end
     cell = board.free(rng)
     board.things[cell] = board.place(rng, cell, colour, shape)
-    _bystanders(rng, board, others, 1)
+    _bystanders(rng, board, others, 0 if easy else 1)
     hidden = {key: thing for key, thing in board.things.items() if key != cell}
     frames = [board.things if n in seen else hidden for n in range(count)]
     wordings = (
@@ -171,14 +172,14 @@ def _blinking(rng: np.random.Generator) -> Shown:
     return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
 
 
-def _change(rng: np.random.Generator) -> Shown:
+def _change(rng: np.random.Generator, easy: bool) -> Shown:
     """Among things that stay, one turns another colour, appears, or disappears."""
-    board = new_board(rng, BOARDS)
+    board = new_board(rng, BOARDS[: 1 if easy else None])
     (colour, shape), second, *others = _two_names(rng)
     cell = board.free(rng)
     thing = board.things[cell] = board.place(rng, cell, colour, shape)
-    _bystanders(rng, board, others, 2)
-    count = int(rng.integers(4, 8))
+    _bystanders(rng, board, others, 0 if easy else 2)
+    count = int(rng.integers(3, 5) if easy else rng.integers(4, 8))
     moment = int(rng.integers(1, count))
     kind = pick(rng, ("turns", "appears", "disappears"))
     without = {key: other for key, other in board.things.items() if key != cell}

@@ -171,13 +171,13 @@ BOARDS = ((2, 2), (3, 2), (2, 3), (3, 3))
 # -------------------------------------------------------------------------------------------------------------- scenes
 
 
-def scene(rng: np.random.Generator) -> Shown:
-    """One to four coloured shapes."""
-    board = new_board(rng, BOARDS)
+def scene(rng: np.random.Generator, easy: bool = False) -> Shown:
+    """One to four coloured shapes; two at most where it is to be easy."""
+    board = new_board(rng, BOARDS[: 1 if easy else None])
     few = rng.random() < 0.3
     colours = [pick(rng, list(COLOURS)) for _ in range(2)] if few else list(COLOURS)
     shapes = [pick(rng, SHAPES) for _ in range(2)] if few else list(SHAPES)
-    for _ in range(int(rng.integers(1, min(5, board.columns * board.rows)))):
+    for _ in range(int(rng.integers(1, 3 if easy else min(5, board.columns * board.rows)))):
         cell = board.free(rng)
         board.things[cell] = board.place(rng, cell, pick(rng, colours), pick(rng, shapes))
     canvas = background(rng, board.width, board.height)
@@ -276,10 +276,10 @@ def listed(things: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def sign(rng: np.random.Generator) -> Shown:
+def sign(rng: np.random.Generator, easy: bool = False) -> Shown:
     """A word or a number on a sheet."""
     number = rng.random() < 0.5
-    text = str(rng.integers(100)) if number else pick(rng, WORDS)
+    text = str(rng.integers(10 if easy else 100)) if number else pick(rng, WORDS[: 12 if easy else None])
     width, height = canvas_size(rng, ((2, 2), (3, 2), (3, 3))[int(rng.integers(3))])
     canvas = background(rng, width, height)
     x, y = width / 2 + rng.uniform(-1, 1) * (width - 54) / 2, height / 2 + rng.uniform(-1, 1) * (height - 26) / 2
@@ -298,15 +298,15 @@ def sign(rng: np.random.Generator) -> Shown:
     return Shown([pixels(canvas)], [Question("reading", wordings, text), colour, caption], [f'sign "{text}", {ink}'])
 
 
-def document(rng: np.random.Generator) -> Shown:
+def document(rng: np.random.Generator, easy: bool = False) -> Shown:
     """A receipt of goods and prices, or a filled-in form."""
     receipt = rng.random() < 0.5
     if receipt:
-        goods = [GOODS[int(i)] for i in rng.permutation(len(GOODS))[: int(rng.integers(2, 4))]]
+        goods = [GOODS[int(i)] for i in rng.permutation(len(GOODS))[: int(rng.integers(2, 3 if easy else 4))]]
         lines = [(good, str(rng.integers(1, 10))) for good in goods]
     else:
         fields = {"name": pick(rng, NAMES), "age": str(rng.integers(10, 90)), "town": pick(rng, TOWNS)}
-        kept = sorted(rng.permutation(3)[: int(rng.integers(2, 4))].tolist())
+        kept = sorted(rng.permutation(3)[: int(rng.integers(2, 3 if easy else 4))].tolist())
         lines = [list(fields.items())[i] for i in kept]
     width, height = canvas_size(rng, (3, len(lines)))
     canvas = background(rng, width, height)
@@ -335,13 +335,13 @@ def _field_question(receipt: bool, key: str, value: str) -> Question:
     return Question("document", (f"What is the {key}?", f"Which {key} is given?", f"Read the {key}."), value)
 
 
-def chart(rng: np.random.Generator) -> Shown:
-    return _bars(rng) if rng.random() < 0.6 else _line(rng)
+def chart(rng: np.random.Generator, easy: bool = False) -> Shown:
+    return _bars(rng, easy) if rng.random() < 0.6 else _line(rng, easy)
 
 
-def _bars(rng: np.random.Generator) -> Shown:
+def _bars(rng: np.random.Generator, easy: bool) -> Shown:
     """Bars of different colours on a ruled sheet: a unit is ten pixels."""
-    colours = [list(COLOURS)[int(i)] for i in rng.permutation(len(COLOURS))[: int(rng.integers(2, 5))]]
+    colours = [list(COLOURS)[int(i)] for i in rng.permutation(len(COLOURS))[: int(rng.integers(2, 3 if easy else 5))]]
     values = rng.permutation(np.arange(1, 7))[: len(colours)].tolist()
     width, height = canvas_size(rng, (3, 3))
     canvas = background(rng, width, height)
@@ -369,9 +369,9 @@ def _bars(rng: np.random.Generator) -> Shown:
     return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), caption], [words])
 
 
-def _line(rng: np.random.Generator) -> Shown:
+def _line(rng: np.random.Generator, easy: bool) -> Shown:
     """A line over five points that rises, falls, or has a top or a bottom in the middle."""
-    form = pick(rng, ("rises", "falls", "rises, then falls", "falls, then rises"))
+    form = pick(rng, ("rises", "falls", "rises, then falls", "falls, then rises")[: 2 if easy else None])
     climb = np.sort(rng.uniform(0, 1, 5))
     climb = (climb - climb[0]) / (climb[-1] - climb[0] + 1e-9) * rng.uniform(0.6, 1)
     bend = np.concatenate([climb[[0, 2, 4]], climb[[2, 0]]])

@@ -1,6 +1,7 @@
 """The small world as annotations in the official format, with pictures and clips in memory."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ PICTURE_SKILLS = ("colour", "shape", "count", "position", "reading", "chart", "d
 TIME_SKILLS = ("motion", "order", "frequency", "time", "change", "video caption")
 SKILLS = PICTURE_SKILLS + TIME_SKILLS
 
-MAKERS: Mapping[str, Callable[[np.random.Generator], Shown]] = {
+MAKERS: Mapping[str, Callable[[np.random.Generator, bool], Shown]] = {
     "scene": scene,
     "sign": sign,
     "document": document,
@@ -37,6 +38,7 @@ class TinyWorld:
         mixture: how often each kind of `MAKERS` comes, in comparison.
         turns: questions about one picture or clip at most, one conversation.
         told: share of each kind that is told in words instead of shown: text, for the decoder. None of it by default.
+        easy: share of the samples with few things, small boards and short clips: what is learnt first.
         size: what `len` says.
     """
 
@@ -46,9 +48,10 @@ class TinyWorld:
         mixture: Mapping[str, float],
         turns: int = 6,
         told: Mapping[str, float] = MappingProxyType({}),
+        easy: float = 0.0,
         size: int = 1 << 40,
     ) -> None:
-        self.seed, self.turns, self.told, self.size = seed, turns, told, size
+        self.seed, self.turns, self.told, self.easy, self.size = seed, turns, told, easy, size
         self.kinds = sorted(mixture)
         self.shares = np.array([mixture[kind] for kind in self.kinds]) / sum(mixture.values())
 
@@ -58,7 +61,7 @@ class TinyWorld:
     def __getitem__(self, index: Any) -> Mapping[str, Any]:
         rng, kind, shown = self._draw(index)
         in_words = rng.random() < self.told.get(kind, 0.0)
-        return annotation(shown, chosen(rng, shown, self.turns), rng, in_words)
+        return annotation(shown, chosen(rng, shown, self.turns), in_words)
 
     def told_picture(self, index: int) -> tuple[np.ndarray, str]:
         """A picture, or one frame of a clip, and what it shows in words."""
@@ -69,7 +72,7 @@ class TinyWorld:
     def _draw(self, index: int) -> tuple[np.random.Generator, str, Shown]:
         rng = np.random.default_rng([self.seed, index])
         kind = self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]
-        return rng, kind, MAKERS[kind](rng)
+        return rng, kind, MAKERS[kind](rng, bool(rng.random() < self.easy))
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
         return to_conversation(self[index])
@@ -78,23 +81,30 @@ class TinyWorld:
         return f"tinyworld seed {self.seed} sample {index}"
 
 
-def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[Question]:
-    """What a conversation asks: everything at once, a description, or at most so many details.
+def chosen(rng: np.random.Generator, shown: Shown, turns: int) -> list[tuple[Question, str]]:
+    """What a conversation asks: everything at once, a description, or at most so many details; each with its wording.
 
-    One kind to a conversation, as far as it goes: answers should be read from what is shown, not from earlier answers.
+    No answer has a word in it that was said before. Else it could be had from an earlier question, and would be: to
+    repeat is learnt sooner than to look.
     """
     *details, whole = shown.questions
     draw = rng.random()
     if draw < 0.2:
-        return [shown.inventory()]
-    if draw < 0.35 or not details:
-        return [whole]
-    return details[:turns]
+        details = [shown.inventory()]
+    elif draw < 0.35 or not details:
+        details = [whole]
+    asked: list[tuple[Question, str]] = []
+    said: set[str] = set()
+    for question in details:
+        wording = pick(rng, question.wordings)
+        answer = set(re.findall("[a-z]{3,}", question.answer.lower()))
+        if len(asked) < turns and not answer & said:
+            asked.append((question, wording))
+            said |= answer | set(re.findall("[a-z]{3,}", wording.lower()))
+    return asked
 
 
-def annotation(
-    shown: Shown, questions: Sequence[Question], rng: np.random.Generator, in_words: bool = False
-) -> dict[str, Any]:
+def annotation(shown: Shown, questions: Sequence[tuple[Question, str]], in_words: bool = False) -> dict[str, Any]:
     """A sample in the official format. Pictures and clips are arrays; a clip's seconds are its "timestamps"."""
     sample: dict[str, Any] = {}
     front = f"{shown.in_words()}\n"
@@ -104,8 +114,8 @@ def annotation(
         sample["video"], front = [np.stack(shown.frames)], "<video>\n"
         sample["timestamps"] = shown.times
     turns = []
-    for question in questions:
-        turns.append({"from": "human", "value": front + pick(rng, question.wordings)})
+    for question, wording in questions:
+        turns.append({"from": "human", "value": front + wording})
         turns.append({"from": "gpt", "value": question.answer})
         front = ""
     return {**sample, "conversations": turns}
@@ -127,11 +137,11 @@ def held_out(skill: str, seed: int, count: int) -> list[dict[str, Any]]:
     kinds = list(PICTURES) if skill in PICTURE_SKILLS else ["clip"]
     found: list[dict[str, Any]] = []
     while len(found) < count:
-        shown = MAKERS[pick(rng, kinds)](rng)
+        shown = MAKERS[pick(rng, kinds)](rng, False)
         fitting = [question for question in shown.questions if question.skill == skill]
         if fitting:
             question = fitting[int(rng.integers(len(fitting)))]
-            found.append(annotation(shown, [question], rng))
+            found.append(annotation(shown, [(question, pick(rng, question.wordings))]))
     return found
 
 

@@ -1,0 +1,217 @@
+"""vl3-tiny from nothing, with all phases cut short: what comes out, and that a run that was cut off loses nothing."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer as Backend
+
+import vl3ref
+from vl3ref.errors import TrainingError
+from vl3ref.inputs.tokenizer import Tokenizer
+from vl3ref.model.initialise import random_model
+from vl3ref.training import recipe
+from vl3ref.training.objectives import NextToken
+from vl3ref.training.recipe import PHASES, SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_tokenizer, train_tiny
+from vl3ref.training.run_log import read_log
+from vl3ref.training.run_state import checkpoints
+from vl3ref.training.siglip import PairLoss
+from vl3ref.training.tinyworld import TinyWorld
+
+SHORT = tuple(replace(phase, steps=2 + index % 2, batch=3) for index, phase in enumerate(PHASES))
+PARTS = ("vision_encoder", "projector", "language_model")
+
+
+@cache
+def small_tokenizer() -> Backend:
+    return tiny_tokenizer(samples=150)
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Training the tokenizer takes longer than all phases cut short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("recipe")
+    assert train_tiny(folder, SHORT, workers=0) == folder / "vl3-tiny"
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def newest(run: Path, phase: str) -> Path:
+    return checkpoints(run / phase)[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------ tokenizer
+
+
+def test_the_tokenizer_is_always_the_same_and_writes_all_that_is_said() -> None:
+    backend = small_tokenizer()
+    assert tiny_tokenizer(samples=150).to_str() == backend.to_str()
+    tokenizer = Tokenizer(backend)
+    assert backend.get_vocab_size() <= VOCABULARY
+    ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+    assert None not in ids and len(set(ids)) == len(SPECIAL_TOKENS) and max(ids) < VOCABULARY
+    world = TinyWorld(9, {"scene": 1.0, "clip": 1.0}, told={"clip": 1.0})
+    for text in [turn["value"] for i in range(20) for turn in world[i]["conversations"]] + ["Grüße, 你好 🙂\n\t"]:
+        assert tokenizer.decode(tokenizer.encode(text)[0]) == text
+    assert len(tokenizer.encode("What colour is the triangle?")[0]) < 12
+
+
+def test_more_text_fills_the_vocabulary() -> None:
+    assert small_tokenizer().get_vocab_size() < tiny_tokenizer(samples=600).get_vocab_size() <= VOCABULARY
+
+
+def test_the_phases() -> None:
+    names = [phase.name for phase in PHASES]
+    assert names == ["text", "siglip", "stage-1", "stage-2", "stage-3", "stage-4"]
+    reads, looks, one, *rest = (phase.stage.rates for phase in PHASES)
+    assert [part for part in PARTS if reads[part]] == ["language_model"]
+    assert [part for part in PARTS if looks[part]] == ["vision_encoder"]
+    assert [part for part in PARTS if one[part]] == ["vision_encoder", "projector"]
+    assert all(all(rates.values()) for rates in rest)
+    assert all(PHASES[0].told[kind] == 1.0 for kind in PHASES[0].mixture)  # who cannot see yet, is shown nothing
+    assert not PHASES[1].told and not PHASES[2].told
+
+
+# ---------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_what_comes_out_can_be_asked(run: Path) -> None:
+    folder = run / "vl3-tiny"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 20 * 2**20
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+    assert (folder / "tokenizer.json").exists() and not (folder / "trainer.pt").exists()
+    model, processor = vl3ref.load(folder, "cpu")
+    assert model.config == replace(tiny_config(small_tokenizer()), dtype="bfloat16")
+    assert 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 8e6
+    assert vars(processor.config).items() >= recipe.PROCESSOR.items()
+    assert processor.tokenizer.backend.to_str() == small_tokenizer().to_str()
+    inputs = processor(TinyWorld(9, {"clip": 1.0}).conversation(0)[:1])
+    assert len(model.generate(inputs, max_new_tokens=3)[0]) <= 3
+    assert model.config.language.eos_token_ids == tuple(
+        processor.tokenizer.special(token) for token in ("<|im_end|>", "<|endoftext|>")
+    )
+
+
+def test_every_phase_leaves_its_log_and_its_checkpoint(run: Path) -> None:
+    for phase in SHORT:
+        assert [path.name for path in checkpoints(run / phase.name)] == [f"checkpoint-{phase.steps:06}"]
+        assert [int(row["step"]) for row in read_log(run / phase.name / "log.csv")] == list(range(1, phase.steps + 1))
+        if phase.name != "siglip":
+            _, processor = vl3ref.load(newest(run, phase.name), "cpu")
+            assert {tensor.dtype for tensor in weights(newest(run, phase.name)).values()} == {torch.float32}
+            assert processor.config.image_merge_size == phase.stage.image_merge
+
+
+def test_each_phase_goes_on_from_the_one_before_and_changes_its_own_parts(run: Path) -> None:
+    start = random_model(tiny_config(small_tokenizer())).state_dict()
+
+    def changed(before: Any, after: Any) -> list[str]:
+        return [
+            part for part in PARTS if any(not torch.equal(before[x], after[x]) for x in after if x.startswith(part))
+        ]
+
+    def model_of(phase: str) -> Any:
+        return vl3ref.load(newest(run, phase), "cpu")[0].state_dict()
+
+    text, one = model_of("text"), model_of("stage-1")
+    assert changed(start, text) == ["language_model"]
+    looked = {x: tensor for x, tensor in weights(newest(run, "siglip")).items() if x.startswith("vision_encoder")}
+    assert changed(text, looked) == ["vision_encoder"]
+    assert changed(text, one) == ["vision_encoder", "projector"]
+    tower = {x: tensor for x, tensor in weights(newest(run, "siglip")).items() if x.startswith("text_tower")}
+    decoder = {x.replace("language_model", "text_tower"): tensor for x, tensor in text.items()}
+    learnt = [x for x in tower if not torch.equal(tower[x], decoder[x])]
+    assert len(learnt) > 0.9 * len(tower)  # it was a copy that learnt
+    assert all((tower[x] - decoder[x]).abs().max() < 0.02 for x in tower)
+    assert changed(looked, {x: one[x] for x in looked}) == ["vision_encoder"]
+    far, near = (sum((one[x] - y[x]).square().sum() for x in looked) for y in (text, looked))
+    assert near < far  # stage 1 went on from what had looked
+    before = one
+    for phase in ("stage-2", "stage-3", "stage-4"):
+        after = model_of(phase)
+        assert changed(before, after) == list(PARTS)
+        before = after
+    final = vl3ref.load(run / "vl3-tiny", "cpu")[0].state_dict()
+    assert all(torch.equal(final[x], before[x].bfloat16().float()) for x in final)
+
+
+def test_a_run_is_not_written_over(run: Path) -> None:
+    before = weights(run / "vl3-tiny")
+    with pytest.raises(TrainingError, match=r"holds a run already.*--resume"):
+        train_tiny(run, SHORT, workers=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run / "vl3-tiny").items())
+
+
+def test_resuming_a_finished_run_does_nothing_more(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: Any) -> None:
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(NextToken, "loss", no_more)
+    monkeypatch.setattr(PairLoss, "loss", no_more)
+    first = tmp_path / "first"
+    (run / "vl3-tiny").rename(first)
+    assert same(train_tiny(run, SHORT, resume=True, workers=0), first)
+
+
+class Interrupted(Exception):
+    """In place of a power cut."""
+
+
+def test_a_run_that_is_cut_off_twice_ends_with_the_same_weights(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(objective: Any, after: int) -> None:
+        """Have an objective's loss fail after so many times."""
+        real, left = objective.loss, iter(range(after))
+
+        def loss(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise Interrupted
+            return real(*arguments)
+
+        monkeypatch.setattr(objective, "loss", loss)
+
+    cut(PairLoss, 1)
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path, SHORT, workers=0)
+    assert checkpoints(tmp_path / "text") and not checkpoints(tmp_path / "siglip")
+    monkeypatch.undo()
+    monkeypatch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
+    cut(NextToken, SHORT[2].steps + 1)  # in the second step of stage 2
+    with pytest.raises(Interrupted):
+        train_tiny(tmp_path, SHORT, resume=True, workers=0)
+    assert checkpoints(tmp_path / "stage-1") and not checkpoints(tmp_path / "stage-2")
+    assert len(read_log(tmp_path / "stage-2" / "log.csv")) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
+    assert same(train_tiny(tmp_path, SHORT, resume=True, workers=0), run / "vl3-tiny")
+    for phase in SHORT:
+        rows = [read_log(folder / phase.name / "log.csv") for folder in (run, tmp_path)]
+        assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+def test_resuming_where_there_is_nothing_starts(quick: None, tmp_path: Path) -> None:
+    first = replace(SHORT[0], steps=1)
+    assert train_tiny(tmp_path / "new", [first], resume=True, workers=0).is_dir()
+    assert checkpoints(tmp_path / "new" / "text")

@@ -1,0 +1,407 @@
+"""`vl3ref train` and `vl3ref eval`: options reach where they should, and what is wrong is one sentence."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vl3ref
+from tests.helpers import ROOT
+from vl3ref.cli import main
+from vl3ref.training import evaluation, recipe, stage_run
+from vl3ref.training.evaluation import COLUMNS, Score
+from vl3ref.training.run_log import read_log
+from vl3ref.training.run_state import checkpoints
+from vl3ref.training.stages import OFFICIAL_2B
+from vl3ref.training.tinyworld import SKILLS, TinyWorld
+from vl3ref.training.tinyworld.samples import write
+
+TINY = ROOT / "weights" / "vl3-tiny"
+Run = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def vl3ref_main(capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: Any, rc: int = 0) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (stop.value.code or 0) == rc, err
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures with questions."""
+    world = TinyWorld(5, {"scene": 1.0}, turns=2)
+    return write([world[i] for i in range(6)], tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def short(data: Path, tmp_path: Path) -> list[Any]:
+    """Two steps of stage 1, but for the command's name."""
+    few = ("--stage", 1, "--model", TINY, "--steps", 2, "--batch", 2)
+    return [data, *few, "--workers", 0, "--device", "cpu", "--out", tmp_path / "run"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+# -------------------------------------------------------------------------------------------------------------- wrong
+
+SOURCE = ["--model", str(TINY), "--workers", "0"]
+MEND = "give --model, a checkpoint to go on from; or both --vision and --decoder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name annotation files to learn from, or --recipe tiny"),
+        (["--stage", "3", *SOURCE], "name annotation files to learn from, or --recipe tiny"),
+        (["DATA", *SOURCE], "--stage should be 1, 2, 3 or 4"),
+        (["DATA", "--stage", "0", *SOURCE], "--stage should be 1, 2, 3 or 4"),
+        (["DATA", "--stage", "5", *SOURCE], "--stage should be 1, 2, 3 or 4"),
+        (["missing.jsonl", "--stage", "1", *SOURCE], "missing.jsonl cannot be read: No such file"),
+        ([str(ROOT / "pyproject.toml"), "--stage", "1", *SOURCE], "should be .json (a list of samples) or .jsonl"),
+        (["DATA", "missing.json", "--stage", "1", *SOURCE], "missing.json cannot be read: No such file"),
+        (["DATA", "--stage", "1"], MEND),
+        (["DATA", "--stage", "1", "--vision", str(TINY)], MEND),
+        (["DATA", "--stage", "1", "--decoder", str(TINY)], MEND),
+        (["DATA", "--stage", "1", *SOURCE, "--vision", str(TINY)], MEND),
+        (["DATA", "--stage", "1", "--model", "nowhere"], "nowhere is not a folder"),
+        (["DATA", "--stage", "1", "--vision", "nowhere", "--decoder", str(TINY)], "nowhere is not a folder"),
+        (["DATA", "--stage", "1", *SOURCE, "--decoder-rate", "-1"], "--decoder-rate should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--projector-rate", "-1e-9"], "--projector-rate should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "nan"], "--vision-rate should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "inf"], "--vision-rate should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "0", "--projector-rate", "0"], "every part is frozen"),
+        (["DATA", "--stage", "1", *SOURCE, "--steps", "0"], "--steps should be at least 1, not 0"),
+        (["DATA", "--stage", "1", *SOURCE, "--steps", "-3"], "--steps should be at least 1, not -3"),
+        (["DATA", "--stage", "1", *SOURCE, "--batch", "0"], "--batch should be at least 1, not 0"),
+        (["DATA", "--stage", "1", *SOURCE, "--batch", "-2", "--steps", "1"], "--batch should be at least 1, not -2"),
+        (["DATA", "--stage", "1", *SOURCE, "--pack", "0"], "--pack should be at least 1, not 0"),
+        (["DATA", "--stage", "1", *SOURCE, "--save-every", "0"], "--save-every should be at least 1, not 0"),
+        (["DATA", "--stage", "1", "--model", str(TINY), "--workers", "-1"], "--workers should be at least 0, not -1"),
+        (["DATA", "--stage", "1", *SOURCE, "--epochs", "0"], "--epochs should be a number above 0, not 0"),
+        (["DATA", "--stage", "1", *SOURCE, "--epochs", "-1"], "--epochs should be a number above 0, not -1"),
+        (["DATA", "--stage", "1", *SOURCE, "--epochs", "nan"], "--epochs should be a number above 0, not nan"),
+        (["DATA", "--stage", "1", *SOURCE, "--epochs", "inf"], "--epochs should be a number above 0, not inf"),
+        (["DATA", "--stage", "1", *SOURCE, "--media", "nowhere"], "--media nowhere is not a folder"),
+        (["DATA", "--stage", "1", *SOURCE, "--device", "abacus"], "device abacus cannot be used"),
+        (["DATA", "--stage", "1", *SOURCE, "--out", str(ROOT / "LICENSE")], "LICENSE is a file; name a folder"),
+        (["DATA", "--recipe", "tiny"], "leave DATA out"),
+        (["--recipe", "tiny", "--stage", "1"], "leave --stage out"),
+        (["--recipe", "tiny", "--stage", "0"], "leave --stage out"),
+        (["--recipe", "tiny", "--model", str(TINY)], "leave --model out"),
+        (["--recipe", "tiny", "--vision", str(TINY), "--decoder", str(TINY)], "leave --vision, --decoder out"),
+        (["--recipe", "tiny", "--steps", "5", "--batch", "64"], "leave --batch, --steps out"),
+        (["--recipe", "tiny", "--vision-rate", "0"], "leave --vision-rate out"),
+        (["--recipe", "tiny", "--out", str(ROOT / "LICENSE")], "LICENSE is a file; name a folder"),
+        (["--recipe", "tiny", "--workers", "-1"], "--workers should be at least 0"),
+    ],
+)
+def test_what_train_cannot_do_is_one_line(
+    arguments: list[str],
+    said: str,
+    vl3ref_main: Run,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage_run, "train_stage", begun)
+    monkeypatch.setattr(recipe, "train_tiny", begun)
+    out, err = vl3ref_main("train", *(data if x == "DATA" else x for x in arguments), rc=2)
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["--recipe", "--stage"])
+def test_usage_errors(name: str, vl3ref_main: Run) -> None:
+    assert f"Invalid value for '{name}'" in vl3ref_main("train", name, "huge", rc=2)[1]
+
+
+def test_a_file_in_the_way(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    _, err = vl3ref_main("train", *short, rc=2)
+    assert err.count("\n") == 1 and "run is a file; name a folder" in err
+    assert (tmp_path / "run").read_text() == "mine"
+    _, err = vl3ref_main("train", *short[:-1], tmp_path / "run" / "deeper", rc=2)
+    assert err.splitlines()[-1].startswith("error: ") and "Not a directory" in err
+
+
+def test_a_run_is_not_written_over(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    vl3ref_main("train", *short)
+    before = weights(tmp_path / "run" / "final"), read_log(tmp_path / "run" / "log.csv")
+    _, err = vl3ref_main("train", *short, "--projector-rate", 1e-2, "--save-every", 1, rc=2)
+    assert re.search("error: .*run holds a run already; give --resume", err)
+    after = weights(tmp_path / "run" / "final"), read_log(tmp_path / "run" / "log.csv")
+    assert before[1] == after[1] and all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+
+
+def test_samples_that_cannot_be_used_are_named(data: Path, short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    samples = [json.loads(line) for line in data.read_text().splitlines()]
+    samples[1]["image"] = ["gone.png"]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    settings = ["--media", data.parent, "--batch", 6, "--steps", 1]
+    _, err = vl3ref_main("train", mixed, *short[1:], *settings)
+    [skipped] = [line for line in err.splitlines() if line.startswith("skipped: ")]
+    assert "mixed.jsonl line 2" in skipped and skipped.endswith("gone.png does not exist")
+    assert (tmp_path / "run" / "skipped.log").read_text() == f"step 1: {skipped.removeprefix('skipped: ')}\n"
+    [row] = read_log(tmp_path / "run" / "log.csv")
+    assert row["skipped"] == "1"
+
+
+def test_nothing_that_can_be_used(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    mixed = tmp_path / "gone.jsonl"
+    mixed.write_text(json.dumps({"image": "gone.png", "conversations": [{"from": "human", "value": "What?"}]}) + "\n")
+    _, err = vl3ref_main("train", mixed, *short[1:], rc=2)
+    assert "none of its samples can be used" in err.splitlines()[-1]
+
+
+# -------------------------------------------------------------------------------------------------------------- a stage
+
+
+def test_a_stage_from_a_checkpoint(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    out, err = vl3ref_main("train", *short, "--projector-rate", 1e-2, "--vision-rate", 1e-2)
+    run = tmp_path / "run"
+    assert out == ""
+    assert err.splitlines() == [f"6 samples, 2 steps of 2; logs and checkpoints in {run}", f"wrote {run / 'final'}"]
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-000002"]
+    assert [row["step"] for row in read_log(run / "log.csv")] == ["1", "2"]
+    before, after, kept = (weights(folder) for folder in (TINY, run / "final", run / "checkpoint-000002"))
+    assert before.keys() == after.keys()
+    assert {x.dtype for x in before.values()} == {x.dtype for x in after.values()} == {torch.bfloat16}
+    assert {x.dtype for x in kept.values()} == {torch.float32}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = {name for name in before if name.startswith(("model.layers", "model.embed", "model.norm", "lm_head"))}
+    assert changed and decoder and not changed & decoder  # stage 1 leaves the decoder as it is
+    assert all(torch.equal(after[name], kept[name].bfloat16()) for name in after)
+    assert not (run / "final" / "trainer.pt").exists()
+    for folder in (run / "final", run / "checkpoint-000002"):
+        answered, _ = vl3ref_main("ask", "Hello", "--model", folder, "--max-tokens", 3, "--json")
+        assert len(json.loads(answered)["ids"]) == 3
+    assert vl3ref.load_processor(run / "final").config.image_merge_size == OFFICIAL_2B[0].image_merge
+
+
+def test_a_stage_from_an_encoder_and_a_decoder(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    start = short.index("--model")
+    assembled = [*short[:start], "--vision", TINY, "--decoder", TINY, *short[start + 2 :]]
+    vl3ref_main("train", *assembled, "--vision-rate", 0)
+    before, after = weights(TINY), weights(tmp_path / "run" / "final")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("projector" in name for name in changed)  # drawn anew, and all that was trained
+
+
+def test_resuming(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    run, longer = tmp_path / "run", [*short, "--steps", 3, "--save-every", 2, "--projector-rate", 1e-2]
+    _, err = vl3ref_main("train", *longer, "--resume")  # nothing there yet: it simply starts
+    assert f"wrote {run / 'final'}" in err
+    rows, finished = read_log(run / "log.csv"), weights(run / "final")
+    for file in (*(run / "checkpoint-000003").iterdir(), *(run / "final").iterdir()):
+        file.unlink()
+    (run / "checkpoint-000003").rmdir()
+    vl3ref_main("train", *longer, "--resume")
+    assert [row["loss"] for row in read_log(run / "log.csv")] == [row["loss"] for row in rows]
+    assert all(torch.equal(finished[name], tensor) for name, tensor in weights(run / "final").items())
+    vl3ref_main("train", *longer, "--resume")  # finished: nothing more to do
+    assert all(torch.equal(finished[name], tensor) for name, tensor in weights(run / "final").items())
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a stage would be trained with; nothing is trained."""
+    noted: list[Any] = []
+    names = ["network", "processor", "samples", "stage", "plan", "folder", "batch", "pack", "shuffle", "resume"]
+
+    def note(*arguments: Any) -> None:
+        noted.append(dict(zip([*names, "processes"], arguments, strict=True)))
+
+    monkeypatch.setattr(stage_run, "train_stage", note)
+    monkeypatch.setattr(stage_run, "finish", lambda folder, dtype: folder / f"final in {dtype}")
+    return noted
+
+
+def test_options_reach_the_stage(data: Path, vl3ref_main: Run, settings: list[Any], tmp_path: Path) -> None:
+    monkey = ["--batch", 4, "--pack", 77, "--save-every", 9, "--workers", 3, "--steps", 7, "--resume"]
+    _, err = vl3ref_main(
+        "train", data, data, "--stage", 2, "--model", TINY, "--device", "cpu", *monkey, "--out", "there"
+    )
+    [given] = settings
+    assert given["stage"] == OFFICIAL_2B[1]
+    assert (given["batch"], given["pack"], given["resume"], given["shuffle"]) == (4, 77, True, True)
+    plan = given["plan"]
+    assert (plan.steps, plan.save_every, plan.workers, plan.bfloat16) == (7, 9, 3, False)
+    assert given["folder"] == Path("there") and len(given["samples"]) == 12
+    assert given["network"].dtype == torch.float32 and given["network"].device.type == "cpu"
+    assert "12 samples, 7 steps of 4" in err and err.endswith("wrote there/final in bfloat16\n")
+
+
+def test_defaults(data: Path, vl3ref_main: Run, settings: list[Any]) -> None:
+    for number in (1, 2, 3, 4):
+        vl3ref_main("train", data, "--stage", number, "--model", TINY, "--device", "cpu")
+    assert [given["stage"] for given in settings] == list(OFFICIAL_2B)
+    assert [given["folder"] for given in settings] == [Path("runs") / f"stage-{number}" for number in (1, 2, 3, 4)]
+    first = settings[0]
+    assert (first["batch"], first["pack"], first["resume"]) == (128, 16384, False)
+    assert (first["plan"].steps, first["plan"].save_every, first["plan"].workers) == (1, 500, 1)  # six samples
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["--batch", 2], 3),
+        (["--batch", 4], 2),
+        (["--batch", 2, "--epochs", 10], 30),
+        (["--batch", 2, "--epochs", 0.4], 1),
+        (["--batch", 2, "--epochs", 0.001], 1),
+        (["--batch", 2, "--epochs", 10, "--steps", 5], 5),
+    ],
+)
+def test_epochs_are_so_many_steps(
+    options: list[Any], steps: int, data: Path, vl3ref_main: Run, settings: list[Any]
+) -> None:
+    _, err = vl3ref_main("train", data, "--stage", 1, "--model", TINY, "--device", "cpu", *options)
+    assert settings[0]["plan"].steps == steps and f" {steps} steps of {options[1]};" in err
+
+
+def test_rates(data: Path, vl3ref_main: Run, settings: list[Any]) -> None:
+    rates = ["--decoder-rate", 0, "--projector-rate", 1e-4]
+    vl3ref_main("train", data, "--stage", 2, "--model", TINY, "--device", "cpu", *rates)
+    assert settings[0]["stage"] == replace(OFFICIAL_2B[1], decoder_rate=None, projector_rate=1e-4)
+
+
+@pytest.mark.parametrize(("options", "recomputes"), [([], False), (["--recompute"], True), (["--no-recompute"], False)])
+def test_gradient_checkpointing(
+    options: list[str],
+    recomputes: bool,
+    data: Path,
+    vl3ref_main: Run,
+    settings: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[bool] = []
+    monkeypatch.setattr(vl3ref.VideoLLaMA3, "recompute", lambda _, on: said.append(on))
+    vl3ref_main("train", data, "--stage", 1, "--model", TINY, "--device", "cpu", *options)
+    assert said == [recomputes]
+
+
+def test_the_recipe(vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def train_tiny(folder: Path, **options: Any) -> Path:
+        called.append((folder, options))
+        return folder / "vl3-tiny"
+
+    monkeypatch.setattr(recipe, "train_tiny", train_tiny)
+    out, err = vl3ref_main("train", "--recipe", "tiny")
+    assert out == "" and "--resume" in err and err.endswith("wrote runs/tiny/vl3-tiny\n")
+    vl3ref_main("train", "--recipe", "tiny", "--out", "there", "--resume", "--workers", 0)
+    assert called == [
+        (Path("runs/tiny"), {"resume": False, "workers": 1}),
+        (Path("there"), {"resume": True, "workers": 0}),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- vl3ref eval
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--questions", "0"], "--questions should be at least 1, not 0"),
+        (["--questions", "-2"], "--questions should be at least 1, not -2"),
+        (["--seed", "-1"], "--seed should be at least 0, not -1"),
+        (["--model", "nowhere"], "nowhere is not a folder"),
+        (["--device", "abacus"], "device abacus cannot be used"),
+        (["--json", "nowhere/a.json"], "nowhere/a.json cannot be written"),
+        (["--markdown", "nowhere/a.md"], "nowhere/a.md cannot be written"),
+        (["--json", "."], ". cannot be written"),
+    ],
+)
+def test_what_eval_cannot_do_is_one_line(
+    arguments: list[str], said: str, vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "examine", None)  # an hour later would be late
+    out, err = vl3ref_main("eval", "tinyworld", *arguments, rc=2)
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+
+
+def test_an_unknown_world(vl3ref_main: Run) -> None:
+    assert "'mars' is not" in " ".join(vl3ref_main("eval", "mars", rc=2)[1].split())
+    assert "Missing argument" in vl3ref_main("eval", rc=2)[1]
+
+
+def test_eval(vl3ref_main: Run, tmp_path: Path) -> None:
+    json_file, markdown = tmp_path / "x.json", tmp_path / "y.md"
+    files = ("--json", json_file, "--markdown", markdown)
+    arguments = ("--questions", 2, "--no-controls", "--device", "cpu")
+    out, err = vl3ref_main("eval", "tinyworld", "--model", TINY, *arguments, *files)
+    numbers = json.loads(json_file.read_text())
+    assert list(numbers) == ["accuracy"] and set(numbers["accuracy"]) == {"all", *SKILLS}
+    scores = [numbers["accuracy"][skill] for skill in SKILLS]
+    assert all(score["asked"] == 2 and 0 <= score["right"] <= 2 and score["tokens"] >= 4 for score in scores)
+    assert numbers["accuracy"]["all"] == sum(score["right"] for score in scores) / (2 * len(SKILLS))
+    assert err == f"accuracy: {numbers['accuracy']['all']:.1%} of 2 questions a skill\n"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.read_text().splitlines()]
+    assert rows[0] == ["skill", "accuracy"] and [row[0] for row in rows[2:]] == [*SKILLS, "all"]
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert shown == rows[2:]
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would be asked; nothing is."""
+    noted: list[Any] = []
+
+    def examine(model: Any, processor: Any, skill: str, *settings: Any) -> Score:
+        noted.append((skill, *settings))
+        return Score(1, 3, 7.0)
+
+    monkeypatch.setattr(evaluation, "examine", examine)
+    return noted
+
+
+def test_controls(vl3ref_main: Run, examined: list[Any], tmp_path: Path) -> None:
+    vl3ref_main("eval", "tinyworld", "--questions", 3, "--seed", 8, "--device", "cpu", "--json", tmp_path / "x.json")
+    expected = [(skill, 3, column.change, column.diff_fp, 8) for column in COLUMNS.values() for skill in column.skills]
+    assert examined == expected
+    assert list(json.loads((tmp_path / "x.json").read_text())) == list(COLUMNS)
+
+
+def test_several_models_each_have_a_column(vl3ref_main: Run, examined: list[Any], tmp_path: Path) -> None:
+    """Also where their folders have the same name, as every run's `final` has."""
+    folders = [tmp_path / name / "final" for name in ("one", "two")]
+    for folder in folders:
+        folder.parent.mkdir()
+        folder.symlink_to(TINY)
+    models = [part for folder in folders for part in ("--model", folder)]
+    vl3ref_main("eval", "tinyworld", *models, "--device", "cpu", "--json", tmp_path / "x.json", "--questions", 3)
+    columns = list(json.loads((tmp_path / "x.json").read_text()))
+    assert len(columns) == len(COLUMNS) + 1  # controls for the first alone
+    assert len(examined) == sum(len(column.skills) for column in COLUMNS.values()) + len(SKILLS)
+    vl3ref_main("eval", "tinyworld", *models[:2], "--model", TINY, "--no-controls", "--json", tmp_path / "x.json")
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["final accuracy", "vl3-tiny accuracy"]
+
+
+def test_help(vl3ref_main: Run) -> None:
+    out, _ = vl3ref_main("--help")
+    assert "train" in out and "eval" in out
+    for command in ("train", "eval"):
+        assert "--model" in vl3ref_main(command, "--help")[0]
