@@ -572,8 +572,8 @@ def test_a_run_that_is_done_gives_its_model_back(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()} == before
 
 
-# FAILS TODAY: TrainingError, "Missing optimizer state": without a picture the encoder never has a gradient, and so has no
-# moments to be saved (trainer.py: Trainer._learn).
+# FAILS TODAY: TrainingError, "Missing optimizer state": without a picture the encoder never has a gradient, and so no
+# moments that could be saved (trainer.py: Trainer._learn).
 def test_a_run_that_has_seen_no_picture_yet_goes_on(tmp_path: Path) -> None:
     Run(tmp_path, "gggg" * 2).train()
     Run(tmp_path, "gggg" * 2 + "ssss" * 2).train()

@@ -145,7 +145,7 @@ def train_tiny(folder: Path, phases: Sequence[Phase] = PHASES, resume: bool = Fa
     tokenizer = Tokenizer(tiny_tokenizer())
     config = tiny_config(tokenizer.backend)
     processor = Processor(tokenizer, ProcessorConfig(config.image_token_id, config.video_token_id, **PROCESSOR))
-    model = random_model(config)
+    model = random_model(config, deviation=None)
     for seed, phase in enumerate(phases, start=1):
         _run_phase(model, processor, phase, seed, folder / phase.name, workers)
     return write_checkpoint(model.to(torch.bfloat16), processor, folder / "vl3-tiny")
