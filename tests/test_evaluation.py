@@ -155,7 +155,7 @@ def test_tokens_are_counted_after_diff_fp(taught: Any) -> None:
     clips = held_out("motion", evaluation.SEED, 8)
     cells = [len(clip["video"][0]) * np.prod([round(x / 28) for x in clip["video"][0].shape[1:3]]) for clip in clips]
     assert tokens("motion", diff_fp=False) == pytest.approx(np.mean(cells))
-    assert 0 < tokens("motion") < 0.5 * tokens("motion", diff_fp=False)
+    assert 0 < tokens("motion") < 0.7 * tokens("motion", diff_fp=False)
     assert tokens("colour") == tokens("colour", diff_fp=False)
     assert tokens("motion", change=blank) < tokens("motion")  # nothing changes in a blank clip
 
