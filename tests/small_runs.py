@@ -158,7 +158,7 @@ class Run:
     def in_own_process(self) -> int:
         """Its exit code; -9 if it was killed."""
         process = self.start()
-        process.join(120)
+        process.join(600)
         return process.exitcode
 
     def as_json(self) -> dict[str, Any]:

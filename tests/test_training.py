@@ -752,17 +752,20 @@ def test_a_killed_run_names_its_broken_samples_once(killed: Killed, undisturbed:
 
 
 def test_a_run_with_workers_killed_from_outside_goes_on_to_the_same_losses(undisturbed: Path, tmp_path: Path) -> None:
-    process = Run(tmp_path, KINDS, workers=2, save_every=1).start()
-    deadline = time.monotonic() + 60
-    while not any(row["step"] == "3" for row in read_log(tmp_path / "log.csv")):
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.join()
+    for attempt in range(5):  # on a busy machine it may be done before it is noticed
+        folder = tmp_path / str(attempt)
+        process = Run(folder, KINDS, workers=2, save_every=1).start()
+        deadline = time.monotonic() + 300
+        while process.is_alive() and time.monotonic() < deadline and len(read_log(folder / "log.csv")) < 3:
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            break
     assert process.exitcode == -signal.SIGKILL
-    assert steps_saved(tmp_path)[-1] >= 2
-    assert Run(tmp_path, KINDS, workers=1, save_every=1).in_own_process() == 0
-    assert rows(tmp_path) == rows(undisturbed)
+    assert 2 <= len(rows(folder)) < 8 and steps_saved(folder)[-1] >= 2
+    assert Run(folder, KINDS, workers=1, save_every=1).in_own_process() == 0
+    assert rows(folder) == rows(undisturbed)
 
 
 # ---------------------------------------------------------------------------------------------------- several processes

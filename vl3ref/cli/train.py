@@ -1,11 +1,13 @@
 """`vl3ref train` and `vl3ref eval`."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 
 from vl3ref.cli.options import Device, check_device, note, option
@@ -18,6 +20,7 @@ FROM, LEARNS, KEEPS = "What training starts from", "How it learns", "Where it ru
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[DATA]...", help="Annotation files, .json or .jsonl.", show_default=False),
@@ -53,16 +56,25 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m vl3ref train ...
     """
+    folder = out or Path("runs") / (recipe or f"stage-{stage}")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; name a folder")
+    at_least("--workers", workers, 0)
     if recipe is not None:
-        if data or stage or model or vision or decoder:
-            raise InputError("--recipe brings its own data, model and stages; leave DATA, --stage and --model out")
-        _train_recipe(out or Path("runs/tiny"), resume, workers)
+        _check_nothing_else_given(context, data)
+        _train_recipe(folder, resume, workers)
         return
     if not data:
         raise InputError("name annotation files to learn from, or --recipe tiny, which needs none")
     if stage not in (1, 2, 3, 4):
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
     chosen = _stage(stage, decoder_rate, projector_rate, vision_rate)
+    for name, number in (("--steps", steps), ("--batch", batch), ("--pack", pack), ("--save-every", save_every)):
+        at_least(name, number, 1)
+    if not 0 < epochs < math.inf:
+        raise InputError(f"--epochs should be a number above 0, not {epochs:g}")
+    if media is not None and not media.is_dir():
+        raise InputError(f"--media {media} is not a folder")
     check_device(device)
     from vl3ref.training import stage_run
     from vl3ref.training.annotations import Annotations, Several
@@ -76,7 +88,6 @@ def train(
     place = own_device(device)
     plan = Plan(total, save_every=save_every, workers=workers, bfloat16=place.type == "cuda")
     network.recompute(place.type == "cuda" if recompute is None else recompute)
-    folder = out or Path("runs") / chosen.name
     with started(place) as processes:
         if processes.first:
             note(f"{len(samples)} samples, {total} steps of {batch}; logs and checkpoints in {folder}")
@@ -85,6 +96,21 @@ def train(
         if processes.first:
             final = stage_run.finish(folder, dtype)
             note(f"wrote {final}")
+
+
+def _check_nothing_else_given(context: typer.Context, data: list[Path] | None) -> None:
+    """A recipe brings its own data, model and stages."""
+    allowed = {"context", "recipe", "out", "resume", "workers"}
+    others = [name for name in context.params if name not in allowed and name != "data"]
+    given = [name for name in others if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    extra = (["DATA"] if data else []) + [f"--{name.replace('_', '-')}" for name in sorted(given)]
+    if extra:
+        raise InputError(f"--recipe brings its own data, model and stages; leave {', '.join(extra)} out")
+
+
+def at_least(name: str, number: int | None, least: int) -> None:
+    if number is not None and number < least:
+        raise InputError(f"{name} should be at least {least}, not {number}")
 
 
 def _train_recipe(folder: Path, resume: bool, workers: int) -> None:
@@ -100,10 +126,13 @@ def _stage(number: int, *rates: float | None) -> "Stage":
 
     names = ("decoder_rate", "projector_rate", "vision_rate")
     for name, rate in zip(names, rates, strict=True):
-        if rate is not None and rate < 0:
-            raise InputError(f"--{name.replace('_', '-')} should be 0 or more, not {rate}")
+        if rate is not None and not 0 <= rate < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} should be a number of at least 0, not {rate}")
     given: dict[str, Any] = {name: rate or None for name, rate in zip(names, rates, strict=True) if rate is not None}
-    return replace(OFFICIAL_2B[number - 1], **given)
+    stage = replace(OFFICIAL_2B[number - 1], **given)
+    if not any(stage.rates.values()):
+        raise InputError("every part is frozen: give --decoder-rate, --projector-rate or --vision-rate above 0")
+    return stage
 
 
 def _start(model: str | None, vision: str | None, decoder: str | None):  # type: ignore[no-untyped-def]
@@ -132,19 +161,25 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
-    if questions < 1:
-        raise InputError(f"--questions should be at least 1, not {questions}")
+    at_least("--questions", questions, 1)
+    at_least("--seed", seed, 0)
+    for file in (json_file, markdown):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise InputError(f"{file} cannot be written: it is a folder, or its folder is not there")
     check_device(device)
     import vl3ref
     from vl3ref.training import evaluation
 
     names = model or ["vl3-tiny"]
+    labels = [Path(name).name for name in names]
+    if len(set(labels)) < len(labels):  # as the `final` of several runs
+        labels = names
     table = evaluation.Table()
     for index, name in enumerate(names):
         network, processor = vl3ref.load(name, device)
         columns = evaluation.COLUMNS if controls and index == 0 else {"accuracy": evaluation.COLUMNS["accuracy"]}
         for column, settings in columns.items():
-            label = f"{Path(name).name} {column}" if len(names) > 1 else column
+            label = f"{labels[index]} {column}" if len(names) > 1 else column
             table.add(label, evaluation.examine_all(network, processor, settings, questions, seed))
             note(f"{label}: {table.overall(label):.1%} of {questions} questions a skill")
     Console(width=140).print(table.for_terminal())

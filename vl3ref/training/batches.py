@@ -79,8 +79,9 @@ class Conversations(Dataset[Batch]):
             index = self._index(position)
             try:
                 prepared.append(self.prepare(self.samples.conversation(index)))
-            except (VL3Error, OSError) as error:
+            except Exception as error:  # whatever one file of millions does to a library must not end the run
                 name, reason = self.samples.name(index), str(error)
+                reason = reason if isinstance(error, VL3Error | OSError) else f"{type(error).__name__}: {reason}"
                 batch.skipped.append(reason if reason.startswith(name) else f"{name}: {reason}")
         batch.packs = list(packed(prepared, self.pack_tokens))
         return batch

@@ -33,11 +33,11 @@ class Processes:
         """Whether this process writes logs and checkpoints."""
         return self.rank == 0
 
-    def total(self, number: float) -> float:
+    def total(self, number: int | float) -> int | float:
         """The sum of a number over all processes."""
         return number if self.world == 1 else _reduced(number, dist.ReduceOp.SUM)
 
-    def most(self, number: float) -> float:
+    def most(self, number: int | float) -> int | float:
         """The largest of a number over all processes."""
         return number if self.world == 1 else _reduced(number, dist.ReduceOp.MAX)
 
@@ -47,7 +47,7 @@ class Processes:
             dist.barrier()
 
 
-def _reduced(number: float, how: dist.ReduceOp.RedOpType) -> float:
+def _reduced(number: int | float, how: dist.ReduceOp.RedOpType) -> float:
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     value = torch.tensor(float(number), dtype=torch.float64, device=device)
     dist.all_reduce(value, how)

@@ -100,9 +100,9 @@ class Phase:
     """
 
     stage: Stage
-    mixture: Mapping[str, float]
-    told: Mapping[str, float]
-    easy: float
+    mixture: Mapping[str, int | float]
+    told: Mapping[str, int | float]
+    easy: int | float
     steps: int
     batch: int = 32
 
@@ -111,7 +111,7 @@ class Phase:
         return self.stage.name
 
 
-NOTHING: Mapping[str, float] = {}
+NOTHING: Mapping[str, int | float] = {}
 EVERYTHING = dict.fromkeys(MAKERS, 1.0)
 HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
 MOSTLY_CLIPS = {**PICTURES, "clip": 2 * sum(PICTURES.values())}

@@ -110,6 +110,8 @@ class Trainer:
         if resume and (checkpoint := latest_checkpoint(self.folder)) is not None:
             state = restore(checkpoint, self.model, self.optimiser, self.files)
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
+        elif not resume and latest_checkpoint(self.folder) is not None:
+            raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
         log = RunLog(self.folder, self.title, self.plan.steps, self.step, self.processes.first)
         with log:
             for batch in self._ahead():

@@ -101,7 +101,7 @@ def draw_text(canvas: Image.Image, at: tuple[float, float], text: str, size: int
     ImageDraw.Draw(canvas).text(at, text, fill=colour, font=font(size), anchor=anchor)
 
 
-def paper(canvas: Image.Image, box: Sequence[float]) -> None:
+def paper(canvas: Image.Image, box: Sequence[int | float]) -> None:
     """A white sheet with a grey edge."""
     ImageDraw.Draw(canvas).rectangle(list(box), fill=(252, 252, 250), outline=(120, 120, 120))
 

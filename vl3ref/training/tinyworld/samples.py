@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,13 @@ class TinyWorld:
     def __init__(
         self,
         seed: int,
-        mixture: Mapping[str, float],
+        mixture: Mapping[str, int | float],
         turns: int = 6,
-        told: Mapping[str, float] = MappingProxyType({}),
-        easy: float = 0.0,
+        told: Mapping[str, int | float] | None = None,
+        easy: int | float = 0.0,
         size: int = 1 << 40,
     ) -> None:
-        self.seed, self.turns, self.told, self.easy, self.size = seed, turns, told, easy, size
+        self.seed, self.turns, self.told, self.easy, self.size = seed, turns, told or {}, easy, size
         self.kinds = sorted(mixture)
         self.shares = np.array([mixture[kind] for kind in self.kinds]) / sum(mixture.values())
 
