@@ -130,8 +130,6 @@ def test_an_endless_world_is_not_counted_through() -> None:
     assert len(batch.packs[0].lengths) == 2
 
 
-# FAILS TODAY: TypeError, cannot pickle 'mappingproxy' (tinyworld/samples.py: TinyWorld.__init__, the default of told).
-# Python starts workers like this on macOS, and from 3.14 on everywhere.
 @pytest.mark.parametrize("samples", [TinyWorld(0, WORLD), Mixed("stst")], ids=["world", "mixed"])
 def test_batches_can_be_made_by_workers_that_were_not_forked(samples: Any) -> None:
     ours = conversations(samples, 2)
@@ -383,8 +381,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, st
     return path, {number: reason for number, (_, reason) in enumerate(lines, start=1) if reason}
 
 
-# FAILS TODAY with several files, under the tests' type checks alone: an annotation that names the sequence Annotations
-# has one of its samples read, which may be a broken one (annotations.py: Several).
 @pytest.mark.parametrize("several", [False, True])
 def test_broken_samples_are_skipped_named_once_and_not_replaced(
     several: bool, broken: tuple[Path, dict[int, str]], tmp_path: Path
@@ -426,8 +422,6 @@ def test_a_batch_of_broken_samples_alone_is_empty() -> None:
     assert conversations(Mixed("bbbb"))[0] == Batch([], [f"sample {index}: it is broken" for index in range(4)])
 
 
-# FAILS TODAY: OverflowError, numpy's UFuncTypeError and KeyError, none of which a batch expects, end the whole run
-# (videos.py:_checked_cut, samples.py:_timestamps).
 @pytest.mark.parametrize("odd", [{"fps": 1e308}, {"fps": 10**30}, {"timestamps": {"0": 1.0}}], ids=str)
 def test_values_that_nobody_means_do_not_end_the_run(odd: dict[str, Any], tmp_path: Path) -> None:
     video = Path(__file__).parents[1] / "docs" / "media" / "bunny.mp4"
@@ -436,7 +430,6 @@ def test_values_that_nobody_means_do_not_end_the_run(odd: dict[str, Any], tmp_pa
     assert [said.partition(":")[0] for said in batch.skipped] == ["data.jsonl line 1"]
 
 
-# FAILS TODAY: a folder of frames with "timestamps", as `write` writes clips, is refused (videos.py:open_video).
 def test_the_small_world_written_to_files_gives_the_same_batch(tmp_path: Path) -> None:
     world = TinyWorld(0, WORLD)
     files = Annotations(write([world[index] for index in range(8)], tmp_path))

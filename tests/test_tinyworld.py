@@ -261,7 +261,6 @@ def test_what_is_told_in_words_is_what_is_seen(kind: str) -> None:
     assert unclear < (30 if kind == "clip" else 4)
 
 
-@pytest.mark.xfail(strict=True, reason="tinyworld/pictures.py, _line: A orange line")
 def test_a_and_an() -> None:
     for kind in ("scene", "chart", "clip"):
         world = TinyWorld(SEED, {kind: 1})
@@ -306,7 +305,6 @@ def test_keys_and_values_of_a_document_are_whole() -> None:
     assert np.mean(np.array(shares) > 0.9) > 0.9
 
 
-@pytest.mark.xfail(strict=True, reason="tinyworld/pictures.py, document: a narrow sheet has no room for town and Rome")
 def test_keys_and_values_do_not_touch() -> None:
     assert min(share for _, share in rows_of_documents(150)) > 0.9
 

@@ -103,7 +103,7 @@ MEND = "give --model, a checkpoint to go on from; or both --vision and --decoder
         (["--recipe", "tiny", "--stage", "1"], "leave --stage out"),
         (["--recipe", "tiny", "--stage", "0"], "leave --stage out"),
         (["--recipe", "tiny", "--model", str(TINY)], "leave --model out"),
-        (["--recipe", "tiny", "--vision", str(TINY), "--decoder", str(TINY)], "leave --vision, --decoder out"),
+        (["--recipe", "tiny", "--vision", str(TINY), "--decoder", str(TINY)], "leave --decoder, --vision out"),
         (["--recipe", "tiny", "--steps", "5", "--batch", "64"], "leave --batch, --steps out"),
         (["--recipe", "tiny", "--vision-rate", "0"], "leave --vision-rate out"),
         (["--recipe", "tiny", "--out", str(ROOT / "LICENSE")], "LICENSE is a file; name a folder"),

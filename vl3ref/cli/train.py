@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 
 from vl3ref.cli.options import Device, check_device, note, option
@@ -20,7 +19,6 @@ FROM, LEARNS, KEEPS = "What training starts from", "How it learns", "Where it ru
 
 
 def train(
-    context: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[DATA]...", help="Annotation files, .json or .jsonl.", show_default=False),
@@ -36,11 +34,13 @@ def train(
     decoder: Annotated[str | None, option("--decoder", help="Stage 1: Qwen2.5's checkpoint.", panel=FROM)] = None,
     media: Annotated[Path | None, option("--media", help="Folder of the data's relative paths.", panel=FROM)] = None,
     steps: Annotated[int | None, option("--steps", help="Default: as --epochs says.", panel=LEARNS)] = None,
-    epochs: Annotated[float, option("--epochs", help="Times through the data (default: 1).", panel=LEARNS)] = 1.0,
+    epochs: Annotated[
+        float | None, option("--epochs", help="Times through the data (default: 1).", panel=LEARNS)
+    ] = None,
     batch: Annotated[
-        int, option("--batch", help="Conversations a step, over all processes (128).", panel=LEARNS)
-    ] = 128,
-    pack: Annotated[int, option("--pack", help="Tokens computed together (16384).", panel=LEARNS)] = 16384,
+        int | None, option("--batch", help="Conversations a step, over all processes (128).", panel=LEARNS)
+    ] = None,
+    pack: Annotated[int | None, option("--pack", help="Tokens computed together (16384).", panel=LEARNS)] = None,
     decoder_rate: Annotated[float | None, option("--decoder-rate", help="0 freezes it.", panel=LEARNS)] = None,
     projector_rate: Annotated[float | None, option("--projector-rate", help="0 freezes it.", panel=LEARNS)] = None,
     vision_rate: Annotated[float | None, option("--vision-rate", help="0 freezes it.", panel=LEARNS)] = None,
@@ -48,7 +48,9 @@ def train(
         bool | None,
         option("--recompute/--no-recompute", help="Gradient checkpointing (default: on a GPU).", panel=LEARNS),
     ] = None,
-    save_every: Annotated[int, option("--save-every", help="Steps between checkpoints (500).", panel=KEEPS)] = 500,
+    save_every: Annotated[
+        int | None, option("--save-every", help="Steps between checkpoints (500).", panel=KEEPS)
+    ] = None,
     workers: Annotated[int, option("--workers", help="Processes that prepare batches (1).", panel=KEEPS)] = 1,
     device: Device = None,
 ) -> None:
@@ -56,18 +58,21 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m vl3ref train ...
     """
+    others = {name: x for name, x in locals().items() if name not in ("recipe", "out", "resume", "workers")}
     folder = out or Path("runs") / (recipe or f"stage-{stage}")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
     at_least("--workers", workers, 0)
     if recipe is not None:
-        _check_nothing_else_given(context, data)
+        _check_nothing_else_given(others)
         _train_recipe(folder, resume, workers)
         return
     if not data:
         raise InputError("name annotation files to learn from, or --recipe tiny, which needs none")
     if stage not in (1, 2, 3, 4):
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
+    batch, pack = 128 if batch is None else batch, 16384 if pack is None else pack
+    epochs, save_every = 1.0 if epochs is None else epochs, 500 if save_every is None else save_every
     chosen = _stage(stage, decoder_rate, projector_rate, vision_rate)
     for name, number in (("--steps", steps), ("--batch", batch), ("--pack", pack), ("--save-every", save_every)):
         at_least(name, number, 1)
@@ -98,14 +103,12 @@ def train(
             note(f"wrote {final}")
 
 
-def _check_nothing_else_given(context: typer.Context, data: list[Path] | None) -> None:
+def _check_nothing_else_given(others: dict[str, Any]) -> None:
     """A recipe brings its own data, model and stages."""
-    allowed = {"context", "recipe", "out", "resume", "workers"}
-    others = [name for name in context.params if name not in allowed and name != "data"]
-    given = [name for name in others if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    extra = (["DATA"] if data else []) + [f"--{name.replace('_', '-')}" for name in sorted(given)]
-    if extra:
-        raise InputError(f"--recipe brings its own data, model and stages; leave {', '.join(extra)} out")
+    given = sorted(name for name, value in others.items() if value not in (None, []))
+    if given:
+        names = ["DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in given]
+        raise InputError(f"--recipe brings its own data, model and stages; leave {', '.join(names)} out")
 
 
 def at_least(name: str, number: int | None, least: int) -> None:

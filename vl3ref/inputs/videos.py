@@ -91,12 +91,12 @@ def open_video(
         if not str(source):
             raise InputError("the video's path is empty")
         path = Path(source)
-        if timestamps is not None:
+        if timestamps is not None and not path.is_dir():
             raise InputError(f"timestamps go with an array or a list of frames; those of {path} are read from it")
         if not os.path.exists(path):  # Path.exists raises on names that are too long
             raise InputError(f"{path} does not exist")
         if path.is_dir():
-            return _open_folder(path, cut)
+            return _open_folder(path, cut, timestamps)
         return _open_gif(path, cut) if path.suffix.lower() == ".gif" else _open_file(path, cut)
     if hasattr(source, "__array__") or isinstance(source, list | tuple):
         return _open_sampled(source, cut, timestamps)
@@ -122,8 +122,8 @@ class Cut:
 
 def _checked_cut(fps: Any, max_frames: Any, start_time: Any, end_time: Any) -> Cut:
     fps, start, end = _number("fps", fps), _number("start_time", start_time), _number("end_time", end_time)
-    if fps is not None and fps <= 0:
-        raise InputError(f"fps should be above 0, not {fps:g}; None takes every frame")
+    if fps is not None and not 0 < fps <= 1e12:
+        raise InputError(f"fps should be above 0 and at most a trillion, not {fps:g}; None takes every frame")
     if max_frames is not None and (isinstance(max_frames, bool) or not isinstance(max_frames, Integral)):
         raise InputError(f"max_frames should be a whole number, not {max_frames!r}")
     if max_frames is not None and max_frames < 1:
@@ -297,10 +297,12 @@ def _open_gif(path: Path, cut: Cut) -> SampledVideo:
     return SampledVideo(timestamps, image.height, image.width, frames, indices)
 
 
-def _open_folder(path: Path, cut: Cut) -> SampledVideo:
+def _open_folder(path: Path, cut: Cut, timestamps: Any = None) -> SampledVideo:
     files = sorted((f for f in path.iterdir() if _is_picture(f)), key=_natural)
     if not files:
         raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+    if timestamps is not None:
+        return _open_sampled(files, cut, timestamps)
     indices, timestamps = sample_by_index(len(files), FOLDER_RATE, cut)
     height, width, _ = load_image(files[indices[0]]).shape
 

@@ -6,7 +6,7 @@ What a sample looks like, and how it becomes a conversation: `samples.py`.
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from vl3ref.training.samples import AnnotationError, short, to_conversation
 
 
-class Annotations(Sequence[Mapping[str, Any]]):
+class Annotations(Sequence):  # of Mapping[str, Any]; said so, a checker of types would read one
     """The samples of one annotation file.
 
     JSON lines stay in the file: only where each begins is held (12 bytes a sample), and the file is opened for every
@@ -100,16 +100,16 @@ class Several:
         return self.ends[-1]
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
-        file, inside = self._place(index)
-        return file.conversation(inside)
+        number, inside = self._place(index)
+        return self.files[number].conversation(inside)
 
     def name(self, index: int) -> str:
-        file, inside = self._place(index)
-        return file.name(inside)
+        number, inside = self._place(index)
+        return self.files[number].name(inside)
 
-    def _place(self, index: int) -> tuple[Annotations, int]:
+    def _place(self, index: int) -> tuple[int, int]:
         number = bisect_right(self.ends, index)
-        return self.files[number], index - (self.ends[number - 1] if number else 0)
+        return number, index - (self.ends[number - 1] if number else 0)
 
 
 def _read_list(path: Path) -> list[Any]:

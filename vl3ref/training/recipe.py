@@ -163,7 +163,9 @@ def _run_phase(model: VideoLLaMA3, processor: Processor, phase: Phase, seed: int
     tower = random_model(model.config).language_model
     tower.load_state_dict(model.language_model.state_dict())
     freeze(model, phase.stage)
-    pair = SigLIP(model.vision_encoder, tower)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of its heads, which a run that goes on has to draw alike
+        pair = SigLIP(model.vision_encoder, tower)
     groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": phase.stage.vision_rate}]
     batches = PairBatches(world.told_picture, processor, phase.batch)
     Trainer(pair, PairLoss(), batches, groups, plan, folder, StateFiles(), title=phase.name).run(resume=True)

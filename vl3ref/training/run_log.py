@@ -1,6 +1,8 @@
 """What a run says about itself: a progress bar, log.csv, skipped.log, and TensorBoard's file where it is installed."""
 
 import csv
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+STEP = re.compile(r"step (\d+): ")
 COLUMNS = ("step", "loss", "rate", "norm", "tokens", "learnt", "skipped", "seconds")
 
 
@@ -42,11 +45,14 @@ class RunLog:
         if self.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = [row for row in read_log(self.csv_path) if int(row["step"]) <= self.done]
-            self.file = self.csv_path.open("w", newline="", encoding="utf-8")
+            fresh = self.csv_path.with_suffix(".tmp")
+            self.file = fresh.open("w", newline="", encoding="utf-8")
             self.table = csv.DictWriter(self.file, COLUMNS)
             self.table.writeheader()
             self.table.writerows(rows)
             self.file.flush()
+            os.replace(fresh, self.csv_path)  # the open file goes with it
+            self._forget_skipped()
             self.board = _tensorboard(self.folder, self.done)
         self.progress.start()
         return self
@@ -58,7 +64,7 @@ class RunLog:
             if self.board is not None:
                 self.board.close()
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
+    def write(self, step: int, figures: Mapping[str, int | float]) -> None:
         """A finished step."""
         now = time.perf_counter()
         speed, self.last = figures["tokens"] / (now - self.last), now
@@ -74,9 +80,18 @@ class RunLog:
     def skipped(self, step: int, lines: Sequence[str]) -> None:
         """Samples that could not be used: said at once, and kept."""
         for line in lines:
-            self.progress.console.print(f"skipped: {line}", markup=False, highlight=False)
-            with self.skipped_path.open("a", encoding="utf-8") as file:
+            self.progress.console.print(f"skipped: {line}", markup=False, highlight=False, soft_wrap=True)
+            with self.skipped_path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"step {step}: {line}\n")
+
+    def _forget_skipped(self) -> None:
+        """Drop the names of samples that this run will meet again."""
+        if self.skipped_path.exists():
+            lines = self.skipped_path.read_text(encoding="utf-8").split("\n")
+            kept = [line for line in lines if (at := STEP.match(line)) and int(at[1]) <= self.done]
+            fresh = self.skipped_path.with_suffix(".tmp")
+            fresh.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            os.replace(fresh, self.skipped_path)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ A checkpoint is written under another name and takes its own in one step, so tha
 """
 
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -75,30 +76,55 @@ def save(
     if processes.first:
         target = folder / f"checkpoint-{state['step']:06}"
         staging = folder / f".{target.name}"
-        for leftover in (staging, target):
+        for leftover in folder.glob(".*checkpoint-*"):  # of runs that were killed while they wrote or removed one
             shutil.rmtree(leftover, ignore_errors=True)
+        _remove(target)
         staging.mkdir(parents=True)
         files.write(parameters, staging)
         torch.save({**state, "optimiser": moments}, staging / "trainer.pt")
         os.rename(staging, target)
         for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
     processes.wait()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take its name away first: what can be seen is whole."""
+    if checkpoint.exists():
+        hidden = checkpoint.with_name(f".old-{checkpoint.name}")
+        os.rename(checkpoint, hidden)
+        shutil.rmtree(hidden)
 
 
 def restore(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer, files: ModelFiles) -> dict[str, Any]:
     """Put a checkpoint's parameters and moments in place. Returns the rest of the state.
 
+    The optimiser's settings (rates, weight decay) stay what they are: a run may go on with lower ones.
+
     Raises:
-        TrainingError: the checkpoint is of another model.
+        TrainingError: the checkpoint is of another model, or damaged.
     """
-    state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+    settings = [{name: x for name, x in group.items() if name != "params"} for group in optimiser.param_groups]
     try:
-        set_model_state_dict(model, dict(files.read(checkpoint)), options=SPREAD)
+        state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+        parameters: dict[str, Any] = dict(files.read(checkpoint))
+        _check_fit(parameters, model)
+        set_model_state_dict(model, parameters, options=SPREAD)
         set_optimizer_state_dict(model, optimiser, state.pop("optimiser"), options=SPREAD)
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise TrainingError(
             f"{checkpoint} does not fit this run ({str(error).splitlines()[0]}); give the options it was started "
             "with, or another folder"
         ) from None
+    for group, own in zip(optimiser.param_groups, settings, strict=True):
+        group.update(own)
     return dict(state)
+
+
+def _check_fit(parameters: Mapping[str, Tensor], model: nn.Module) -> None:
+    """torch's own check passes over what is missing: it fills in what the model holds."""
+    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    given = {name: tuple(x.shape) for name, x in parameters.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(f"{name} is {given.get(name, 'missing')}, the model's {wanted.get(name, 'missing')}")

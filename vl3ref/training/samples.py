@@ -167,7 +167,7 @@ def _timestamps(times: Any, videos: int) -> Sequence[Any]:
     """Of each video the seconds of its frames, or None; a single video's may stand without a list around them."""
     if times is None:
         return [None] * videos
-    if not hasattr(times, "__len__"):
+    if not hasattr(times, "__len__") or isinstance(times, Mapping | str):
         raise AnnotationError(f'"timestamps" should be a list of seconds, not {short(times)}')
     nested = len(times) == videos and not isinstance(times[0] if videos else None, Real)
     if not nested and videos != 1:

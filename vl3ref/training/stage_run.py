@@ -13,6 +13,7 @@ from vl3ref.checkpoints import load_language_model, load_model, load_vision_enco
 from vl3ref.checkpoints.saving import staged, write_json
 from vl3ref.config import ModelConfig
 from vl3ref.convert import official_files
+from vl3ref.errors import CheckpointError
 from vl3ref.inputs.processor import Processor, load_processor
 from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.tokenizer import Tokenizer
@@ -94,6 +95,12 @@ def assemble(vision: str | Path, decoder: str | Path) -> tuple[VideoLLaMA3, Proc
     tokenizer = Tokenizer.from_folder(decoder)
     tokenizer.backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in NEW_TOKENS])
     image = tokenizer.special("<image>")
+    last = max(tokenizer.special(token) for token in NEW_TOKENS)
+    if last >= language.config.vocab_size:
+        raise CheckpointError(
+            f"{decoder}: its embedding table has {language.config.vocab_size} rows, and its tokenizer leaves none for "
+            f"{', '.join(NEW_TOKENS)}, which need {last + 1}"
+        )
     config = ModelConfig(encoder.config, language.config, image_token_id=image, video_token_id=image, dtype="bfloat16")
     with torch.device("meta"):
         model = VideoLLaMA3(config)

@@ -134,13 +134,14 @@ class Trainer:
             worker_init_fn=_one_thread,
         )
 
-    def _learn(self, batch: Batch) -> dict[str, float]:
+    def _learn(self, batch: Batch) -> dict[str, int | float]:
         """One optimiser step. Returns what the log says about it."""
         rate = rate_at(self.step, self.plan.steps, self.plan.warm_up)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         device = next(self.model.parameters()).device
         packs = [(pack.to(device), 1.0) for pack in batch.packs]
+        tokens = self.processes.total(sum(pack.lengths.sum().item() for pack, _ in packs))
         if self.processes.world > 1:
             assert isinstance(self.model, VideoLLaMA3)  # what else is trained, is trained in one process
             packs = level([pack for pack, _ in packs], self.model, self.processes)
@@ -151,9 +152,11 @@ class Trainer:
         for pack, weight in packs:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.bfloat16):
                 loss = self.objective.loss(self.model, pack)
-            # Processes average their gradients, but the loss is a sum over all of them.
-            (loss * (weight * self.processes.world / learnt)).backward()
+            if loss.requires_grad:  # text, where the decoder is frozen, passes by all that is trained
+                # Processes average their gradients, but the loss is a sum over all of them.
+                (loss * (weight * self.processes.world / learnt)).backward()
             summed += weight * float(loss.detach())
+        self._fill_gradients()
         norm = clip_gradients(self.model, self.plan.clip)
         loss_value = self.processes.total(summed) / learnt
         if not math.isfinite(loss_value) or not math.isfinite(norm):
@@ -163,8 +166,15 @@ class Trainer:
             )
         self.optimiser.step()
         self.optimiser.zero_grad()
-        tokens = self.processes.total(sum(weight * pack.lengths.sum().item() for pack, weight in packs))
         return {"loss": loss_value, "rate": rate, "norm": norm, "tokens": tokens, "learnt": learnt}
+
+    def _fill_gradients(self) -> None:
+        """Zeros where a batch without pictures left none: AdamW passes over a parameter without a gradient, moments and
+        all, and whether it has one should not depend on how many processes there are (see `level`)."""
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _count_broken(self, batch: Batch, log: RunLog) -> None:
         log.skipped(self.step + 1, batch.skipped)

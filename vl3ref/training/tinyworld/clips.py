@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from vl3ref.training.tinyworld.drawing import COLOURS, SHAPES, Thing, background, draw_thing, pixels
-from vl3ref.training.tinyworld.pictures import Board, Question, Shown, new_board, pick
+from vl3ref.training.tinyworld.pictures import Board, Question, Shown, article, new_board, pick
 
 Cell = tuple[int, int]
 
@@ -98,12 +98,13 @@ def _motion(rng: np.random.Generator, easy: bool) -> Shown:
         f"Which way does the {colour} thing go?",
         f"Where does the {colour} {shape} move?",
     )
-    article = "An" if colour[0] in "aeiou" else "A"
     questions = [
         Question("motion", wordings, direction),
         Question("motion", ("What moves?", "Which thing moves?"), f"{colour} {shape}"),
     ]
-    return _filmed(rng, board, frames, [*questions, _narration(f"{article} {colour} {shape} moves {direction}.")])
+    order = rng.permutation(len(questions))
+    told = f"{article(colour).capitalize()} {colour} {shape} moves {direction}."
+    return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
 
 
 def _arrivals(rng: np.random.Generator, easy: bool) -> Shown:
@@ -133,7 +134,7 @@ def _arrivals(rng: np.random.Generator, easy: bool) -> Shown:
         wordings = (f"When does the {what} appear?", f"At what time does the {what} appear?")
         questions.append(Question("time", wordings, f"at {{{moment}}} seconds"))
     order = rng.permutation(len(questions))
-    story = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in full]
+    story = [f"{article(name)} {name}" for name in full]
     told = f"First {story[0]} appears, then {' and then '.join(story[1:])}."
     return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
 
@@ -167,8 +168,7 @@ def _blinking(rng: np.random.Generator, easy: bool) -> Shown:
     ]
     order = rng.permutation(len(questions))
     times = "once" if number == 1 else f"{number} times"
-    article = "An" if colour[0] in "aeiou" else "A"
-    told = f"{article} {colour} {shape} appears {times}."
+    told = f"{article(colour).capitalize()} {colour} {shape} appears {times}."
     return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
 
 
@@ -199,6 +199,5 @@ def _change(rng: np.random.Generator, easy: bool) -> Shown:
         ),
     ]
     order = rng.permutation(len(questions))
-    article = "An" if colour[0] in "aeiou" else "A"
-    told = f"{article} {colour} {shape} {what} at {{{moment}}} seconds."
+    told = f"{article(colour).capitalize()} {colour} {shape} {what} at {{{moment}}} seconds."
     return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])

@@ -266,9 +266,13 @@ def _description(board: Board) -> Question:
     return Question("picture caption", ("Describe the picture.", "What is in the picture?"), f"{listed(things)}.")
 
 
+def article(thing: str) -> str:
+    return "an" if thing[0] in "aeiou" else "a"
+
+
 def listed(things: Sequence[str]) -> str:
     """A red circle, a blue star and an orange ring"""
-    named = [f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}" for thing in things]
+    named = [f"{article(thing)} {thing}" for thing in things]
     text = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     return text[0].upper() + text[1:]
 
@@ -309,12 +313,13 @@ def document(rng: np.random.Generator, easy: bool = False) -> Shown:
         kept = sorted(rng.permutation(3)[: int(rng.integers(2, 3 if easy else 4))].tolist())
         lines = [list(fields.items())[i] for i in kept]
     width, height = canvas_size(rng, (3, len(lines)))
+    width = max(width, 3 * CELL)  # the longest line needs it
     canvas = background(rng, width, height)
     paper(canvas, (2, 2, width - 3, height - 3))
     for index, (key, value) in enumerate(lines):
         y = (index + 0.5) * height / len(lines) + rng.uniform(-2, 2)
-        draw_text(canvas, (6 + rng.uniform(-1, 2), y), key, 15, "lm", INK)
-        draw_text(canvas, (width - 6 - rng.uniform(-1, 2), y), value, 15, "rm", INK)
+        draw_text(canvas, (5 + rng.uniform(-1, 1), y), key, 14, "lm", INK)
+        draw_text(canvas, (width - 5 - rng.uniform(-1, 1), y), value, 14, "rm", INK)
     questions = [_field_question(receipt, key, value) for key, value in lines]
     kind = (
         f"A receipt for {', '.join(key for key, _ in lines)}."
@@ -340,7 +345,7 @@ def chart(rng: np.random.Generator, easy: bool = False) -> Shown:
 
 
 def _bars(rng: np.random.Generator, easy: bool) -> Shown:
-    """Bars of different colours on a ruled sheet: a unit is ten pixels."""
+    """Bars of different colours on a ruled sheet: a unit is about ten pixels."""
     colours = [list(COLOURS)[int(i)] for i in rng.permutation(len(COLOURS))[: int(rng.integers(2, 3 if easy else 5))]]
     values = rng.permutation(np.arange(1, 7))[: len(colours)].tolist()
     width, height = canvas_size(rng, (3, 3))
@@ -395,6 +400,8 @@ def _line(rng: np.random.Generator, easy: bool) -> Shown:
     ]
     order = rng.permutation(2)
     caption = Question(
-        "picture caption", ("Describe the picture.", "What is in the picture?"), f"A {colour} line that {form}."
+        "picture caption",
+        ("Describe the picture.", "What is in the picture?"),
+        f"{article(colour).capitalize()} {colour} line that {form}.",
     )
     return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), caption], [f"line {colour} {form}"])
