@@ -318,8 +318,8 @@ def document(rng: np.random.Generator, easy: bool = False) -> Shown:
     paper(canvas, (2, 2, width - 3, height - 3))
     for index, (key, value) in enumerate(lines):
         y = (index + 0.5) * height / len(lines) + rng.uniform(-2, 2)
-        draw_text(canvas, (5 + rng.uniform(-1, 1), y), key, 14, "lm", INK)
-        draw_text(canvas, (width - 5 - rng.uniform(-1, 1), y), value, 14, "rm", INK)
+        draw_text(canvas, (4 + rng.uniform(-1, 1), y), key, 15, "lm", INK)
+        draw_text(canvas, (width - 4 - rng.uniform(-1, 1), y), value, 15, "rm", INK)
     questions = [_field_question(receipt, key, value) for key, value in lines]
     kind = (
         f"A receipt for {', '.join(key for key, _ in lines)}."
