@@ -1,6 +1,6 @@
 """Write docs/media/tinyworld: clips and pictures that vl3-tiny is asked about, drawn as its world is, H.264 and PNG.
 
-    python scripts/make_media.py [FOLDER]
+python scripts/make_media.py [FOLDER]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Examine vl3-tiny and what it was after each stage, draw the losses of its run, and write docs/results/vl3-tiny.md.
 
-    python scripts/report_tiny.py [RUN] [QUESTIONS]        default: runs/tiny, 300 of each skill
+python scripts/report_tiny.py [RUN] [QUESTIONS]        default: runs/tiny, 300 of each skill
 """
 
 import sys
@@ -41,7 +41,10 @@ def main(run: Path, questions: int) -> None:
 
 def run_table(run: Path) -> str:
     """What each phase of the run took."""
-    lines = ["| phase | what for | steps | samples | learnt tokens | last loss | minutes |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| phase | what for | steps | samples | learnt tokens | last loss | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     hours = 0.0
     for phase in PHASES:
         rows = read_log(run / phase.name / "log.csv")
@@ -53,8 +56,8 @@ def run_table(run: Path) -> str:
             f"| {phase.name} | {phase.stage.purpose} | {len(rows):,} | {len(rows) * phase.batch:,} | {learnt:,.0f} "
             f"| {sum(last) / len(last):.3f} | {minutes:.0f} |"
         )
-    cores = torch.get_num_threads()
-    return "\n".join([*lines, f"\n{hours:.1f} hours on {cores} CPU cores. The last loss is the mean of the last 50 steps.\n"])
+    told = f"{hours:.1f} hours on {torch.get_num_threads()} CPU cores. The last loss is the mean of the last 50 steps."
+    return "\n".join([*lines, "", told, ""])
 
 
 def draw_losses(run: Path, path: Path) -> None:
