@@ -114,6 +114,7 @@ class Trainer:
             raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
         log = RunLog(self.folder, self.title, self.plan.steps, self.step, self.processes.first)
         with log:
+            self.processes.wait()  # for the folder that the first one makes
             for batch in self._ahead():
                 started = time.perf_counter()
                 self._count_broken(batch, log)
