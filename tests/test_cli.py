@@ -28,19 +28,6 @@ PENALTY = ("--repetition-penalty", "1.5")
 COMMAND = [sys.executable, "-c", "from vl3ref.cli import main; main()"]
 
 
-@pytest.fixture
-def vl3ref_main(capfd):
-    def run(*arguments, rc=0):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert (stop.value.code or 0) == rc, err
-        assert "Traceback" not in err
-        return out, err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def loaded():
     return vl3ref.load(TINY, device="cpu")

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import vl3ref
 from tests.helpers import ROOT
-from vl3ref.cli import main
 from vl3ref.training import evaluation, recipe, stage_run
 from vl3ref.training.evaluation import COLUMNS, Score
 from vl3ref.training.run_log import read_log
@@ -24,19 +23,6 @@ from vl3ref.training.tinyworld.samples import write
 
 TINY = ROOT / "weights" / "vl3-tiny"
 Run = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def vl3ref_main(capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: Any, rc: int = 0) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert (stop.value.code or 0) == rc, err
-        assert "Traceback" not in err
-        return out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

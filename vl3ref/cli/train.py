@@ -71,7 +71,9 @@ def train(
         raise InputError("name annotation files to learn from, or --recipe tiny, which needs none")
     if stage not in (1, 2, 3, 4):
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
-    batch, pack = 128 if batch is None else batch, 16384 if pack is None else pack
+    from vl3ref.training.stages import BATCH, MAX_TOKENS
+
+    batch, pack = BATCH if batch is None else batch, MAX_TOKENS if pack is None else pack
     epochs, save_every = 1.0 if epochs is None else epochs, 500 if save_every is None else save_every
     chosen = _stage(stage, decoder_rate, projector_rate, vision_rate)
     for name, number in (("--steps", steps), ("--batch", batch), ("--pack", pack), ("--save-every", save_every)):

@@ -99,7 +99,7 @@ class Conversations(Dataset[Batch]):
             max_tokens=min(MAX_VISUAL_TOKENS, self.processor.config.max_tokens),
             image_merge_size=self.stage.image_merge,
             video_merge_size=self.stage.video_merge,
-            diff_fp=self.stage.diff_fp and None,
+            diff_fp=None if self.stage.diff_fp else False,
         )
         inputs = cut(inputs, MAX_TOKENS, self.processor)
         assert inputs.labels is not None

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from vl3ref.model.language_model import DecoderLayer
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import EncoderLayer
-from vl3ref.model_inputs import IGNORED, ModelInputs
+from vl3ref.model_inputs import IGNORED, ModelInputs, join
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def shard(model: VideoLLaMA3, bfloat16: bool = False) -> None:
     fully_shard(model, mp_policy=policy)
 
 
-def level(packs: Sequence[ModelInputs], model: VideoLLaMA3, processes: Processes) -> list[tuple[ModelInputs, float]]:
+def level(packs: Sequence[Any], model: nn.Module, processes: Processes) -> list[tuple[Any, float]]:
     """Packs and their weights: equally many in every process, each with something to see.
 
     All processes gather a sharded layer together, so all of them have to go through the same layers equally often.
@@ -102,20 +103,13 @@ def level(packs: Sequence[ModelInputs], model: VideoLLaMA3, processes: Processes
     """
     if processes.world == 1:
         return [(pack, 1.0) for pack in packs]
+    assert isinstance(model, VideoLLaMA3)  # what else is trained, is trained in one process
     missing = int(processes.most(len(packs))) - len(packs)
-    seeing = [pack if pack.pixel_values is not None else _with_patch(pack, model) for pack in packs]
+    grey = _patch(model, learnt=False)
+    seeing = [
+        pack if pack.pixel_values is not None else join([pack, replace(grey, diff_fp=pack.diff_fp)]) for pack in packs
+    ]
     return [(pack, 1.0) for pack in seeing] + [(_patch(model, learnt=True), 0.0)] * missing
-
-
-def _with_patch(pack: ModelInputs, model: VideoLLaMA3) -> ModelInputs:
-    patch = _patch(model, learnt=False).to(pack.input_ids.device)
-    assert pack.labels is not None and patch.labels is not None
-    return replace(
-        patch,
-        input_ids=torch.cat([pack.input_ids, patch.input_ids]),
-        lengths=torch.cat([pack.lengths, patch.lengths]),
-        labels=torch.cat([pack.labels, patch.labels]),
-    )
 
 
 def _patch(model: VideoLLaMA3, learnt: bool) -> ModelInputs:

@@ -76,7 +76,7 @@ def tiny_tokenizer(seed: int = 0, samples: int = 4000) -> Backend:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    world = TinyWorld(seed, {**PICTURES, "clip": sum(PICTURES.values())}, told=EVERYTHING)
+    world = TinyWorld(seed, HALF_CLIPS, told=EVERYTHING)
     texts = (turn["value"] for index in range(samples) for turn in world[index]["conversations"])
     roles = "system\nuser\nassistant\nstream\n"
     backend.train_from_iterator([SYSTEM_PROMPT, roles, roles, *texts], trainer)

@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vl3ref.errors import TrainingError
-from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.training.batches import Batch
 from vl3ref.training.distributed import Processes, clip_gradients, level
 from vl3ref.training.objectives import Objective
@@ -141,11 +140,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         device = next(self.model.parameters()).device
-        packs = [(pack.to(device), 1.0) for pack in batch.packs]
-        tokens = self.processes.total(sum(pack.lengths.sum().item() for pack, _ in packs))
-        if self.processes.world > 1:
-            assert isinstance(self.model, VideoLLaMA3)  # what else is trained, is trained in one process
-            packs = level([pack for pack, _ in packs], self.model, self.processes)
+        own = [pack.to(device) for pack in batch.packs]
+        tokens = self.processes.total(sum(pack.lengths.sum().item() for pack in own))
+        packs = level(own, self.model, self.processes)
         learnt = self.processes.total(sum(weight * self.objective.count(pack) for pack, weight in packs))
         if not learnt:
             raise TrainingError(f"step {self.step + 1}: none of its samples can be used; see skipped.log")

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from vl3ref.training.tinyworld.drawing import COLOURS, SHAPES, Thing, background, draw_thing, pixels
-from vl3ref.training.tinyworld.pictures import Board, Question, Shown, article, new_board, pick
+from vl3ref.training.tinyworld.pictures import Board, Question, Shown, article, in_any_order, new_board, pick
 
 Cell = tuple[int, int]
 
@@ -102,9 +102,8 @@ def _motion(rng: np.random.Generator, easy: bool) -> Shown:
         Question("motion", wordings, direction),
         Question("motion", ("What moves?", "Which thing moves?"), f"{colour} {shape}"),
     ]
-    order = rng.permutation(len(questions))
     told = f"{article(colour).capitalize()} {colour} {shape} moves {direction}."
-    return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
+    return _filmed(rng, board, frames, [*in_any_order(rng, questions), _narration(told)])
 
 
 def _arrivals(rng: np.random.Generator, easy: bool) -> Shown:
@@ -133,10 +132,9 @@ def _arrivals(rng: np.random.Generator, easy: bool) -> Shown:
     for (moment, _), what in zip(arrivals, full, strict=True):
         wordings = (f"When does the {what} appear?", f"At what time does the {what} appear?")
         questions.append(Question("time", wordings, f"at {{{moment}}} seconds"))
-    order = rng.permutation(len(questions))
     story = [f"{article(name)} {name}" for name in full]
     told = f"First {story[0]} appears, then {' and then '.join(story[1:])}."
-    return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
+    return _filmed(rng, board, frames, [*in_any_order(rng, questions), _narration(told)])
 
 
 def _blinking(rng: np.random.Generator, easy: bool) -> Shown:
@@ -166,10 +164,9 @@ def _blinking(rng: np.random.Generator, easy: bool) -> Shown:
             f"at {{{seen[0]}}} seconds",
         ),
     ]
-    order = rng.permutation(len(questions))
     times = "once" if number == 1 else f"{number} times"
     told = f"{article(colour).capitalize()} {colour} {shape} appears {times}."
-    return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
+    return _filmed(rng, board, frames, [*in_any_order(rng, questions), _narration(told)])
 
 
 def _change(rng: np.random.Generator, easy: bool) -> Shown:
@@ -198,6 +195,5 @@ def _change(rng: np.random.Generator, easy: bool) -> Shown:
             f"at {{{moment}}} seconds",
         ),
     ]
-    order = rng.permutation(len(questions))
     told = f"{article(colour).capitalize()} {colour} {shape} {what} at {{{moment}}} seconds."
-    return _filmed(rng, board, frames, [*(questions[int(i)] for i in order), _narration(told)])
+    return _filmed(rng, board, frames, [*in_any_order(rng, questions), _narration(told)])

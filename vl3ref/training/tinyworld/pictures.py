@@ -184,8 +184,9 @@ def scene(rng: np.random.Generator, easy: bool = False) -> Shown:
     for thing in board.things.values():
         draw_thing(canvas, thing)
     questions = [*_identity_questions(board), *_count_questions(rng, board), *_position_questions(board)]
-    order = rng.permutation(len(questions))
-    return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), _description(board)], [board.words()])
+    things = [str(board.things[cell]) for cell in board.cells() if cell in board.things]
+    caption = _caption(f"{listed(things)}.")
+    return Shown([pixels(canvas)], [*in_any_order(rng, questions), caption], [board.words()])
 
 
 def _identity_questions(board: Board) -> list[Question]:
@@ -261,9 +262,12 @@ def _place(cell: tuple[int, int], board: Board) -> str:
     return " ".join(word for word in (down, across) if word) or "middle"
 
 
-def _description(board: Board) -> Question:
-    things = [str(board.things[cell]) for cell in board.cells() if cell in board.things]
-    return Question("picture caption", ("Describe the picture.", "What is in the picture?"), f"{listed(things)}.")
+def _caption(answer: str) -> Question:
+    return Question("picture caption", ("Describe the picture.", "What is in the picture?"), answer)
+
+
+def in_any_order(rng: np.random.Generator, questions: Sequence[Question]) -> list[Question]:
+    return [questions[int(i)] for i in rng.permutation(len(questions))]
 
 
 def article(thing: str) -> str:
@@ -296,9 +300,7 @@ def sign(rng: np.random.Generator, easy: bool = False) -> Shown:
         *("What does the sign say?", "Read the sign."),
     )
     colour = Question("colour", ("What colour is the text?", "Which colour does the text have?"), ink)
-    caption = Question(
-        "picture caption", ("Describe the picture.", "What is in the picture?"), f'A sign that says "{text}".'
-    )
+    caption = _caption(f'A sign that says "{text}".')
     return Shown([pixels(canvas)], [Question("reading", wordings, text), colour, caption], [f'sign "{text}", {ink}'])
 
 
@@ -326,10 +328,9 @@ def document(rng: np.random.Generator, easy: bool = False) -> Shown:
         if receipt
         else f"A form with {', '.join(k for k, _ in lines)}."
     )
-    caption = Question("picture caption", ("Describe the picture.", "What is in the picture?"), kind)
-    order = rng.permutation(len(questions))
+    caption = _caption(kind)
     words = "; ".join(f"{key} {value}" for key, value in lines)
-    return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), caption], [words])
+    return Shown([pixels(canvas)], [*in_any_order(rng, questions), caption], [words])
 
 
 def _field_question(receipt: bool, key: str, value: str) -> Question:
@@ -365,13 +366,10 @@ def _bars(rng: np.random.Generator, easy: bool) -> Shown:
     ranked = [colour for _, colour in sorted(zip(values, colours, strict=True))]
     questions.append(Question("chart", ("Which bar is the highest?", "What colour is the highest bar?"), ranked[-1]))
     questions.append(Question("chart", ("Which bar is the lowest?", "What colour is the lowest bar?"), ranked[0]))
-    order = rng.permutation(len(questions))
     number = ("two", "three", "four")[len(colours) - 2]
-    caption = Question(
-        "picture caption", ("Describe the picture.", "What is in the picture?"), f"A chart with {number} bars."
-    )
+    caption = _caption(f"A chart with {number} bars.")
     words = "bars: " + ", ".join(f"{colour} {value}" for colour, value in zip(colours, values, strict=True))
-    return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), caption], [words])
+    return Shown([pixels(canvas)], [*in_any_order(rng, questions), caption], [words])
 
 
 def _line(rng: np.random.Generator, easy: bool) -> Shown:
@@ -398,10 +396,5 @@ def _line(rng: np.random.Generator, easy: bool) -> Shown:
         Question("chart", ("What does the line do?", "Does the line rise or fall?"), form),
         Question("colour", ("What colour is the line?", "Which colour does the line have?"), colour),
     ]
-    order = rng.permutation(2)
-    caption = Question(
-        "picture caption",
-        ("Describe the picture.", "What is in the picture?"),
-        f"{article(colour).capitalize()} {colour} line that {form}.",
-    )
-    return Shown([pixels(canvas)], [*(questions[int(i)] for i in order), caption], [f"line {colour} {form}"])
+    caption = _caption(f"{article(colour).capitalize()} {colour} line that {form}.")
+    return Shown([pixels(canvas)], [*in_any_order(rng, questions), caption], [f"line {colour} {form}"])
