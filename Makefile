@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-cuda lint docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/vl3ref ask docs/media/bunny.mp4 "What happens in the video?" --max-tokens 24
-	$(BIN)/vl3ref ask docs/media/cat.jpg "What is in the picture?" --max-tokens 24
+	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
+	$(BIN)/vl3ref ask docs/media/tinyworld/appears.mp4 "When does the blue ring appear?"
+	$(BIN)/vl3ref ask docs/media/tinyworld/sign.png "What word is written here?"
 	mkdir -p build
 	$(BIN)/vl3ref inspect docs/media/bunny.mp4 --out build/bunny.inspect.png
 

@@ -38,8 +38,6 @@ LANGUAGE = LanguageConfig(
     num_key_value_heads=2,
     rope_theta=1e6,
     tie_word_embeddings=True,
-    bos_token_id=522,
-    eos_token_ids=(524, 522),
 )
 STAGE = TINY[2]
 """All parts are trained, DiffFP is on, pictures and videos are merged by 2."""
@@ -52,7 +50,9 @@ def processor() -> Processor:
 
 def small_model(seed: int = 0, **language: Any) -> VideoLLaMA3:
     """Sixty thousand parameters, the biases among them not zero."""
-    image = processor().config.image_token_id
+    image, special = processor().config.image_token_id, processor().tokenizer.special
+    end, stop = special("<|im_end|>"), special("<|endoftext|>")
+    language = {"bos_token_id": stop, "eos_token_ids": (end, stop), **language}
     config = ModelConfig(VISION, replace(LANGUAGE, **language), image_token_id=image, video_token_id=image)
     return random_model(config, seed, spread=0.1)
 

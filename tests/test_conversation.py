@@ -25,8 +25,8 @@ def loaded():
 
 @pytest.fixture
 def chat(loaded):
-    # The penalty keeps a model without training from saying one token for ever.
-    return Chat(*loaded, max_new_tokens=6, sampling=Sampling(repetition_penalty=1.5), max_tokens=VISUAL_TOKENS)
+    """Its answers are six tokens long, whatever the model would say."""
+    return Chat(*loaded, None, 6, 6, Sampling(repetition_penalty=1.5), max_tokens=VISUAL_TOKENS)
 
 
 def say(chat, text, files=()):
@@ -64,7 +64,7 @@ def test_second_turn_equals_the_whole_conversation(chat, files, monkeypatch):
     prompt = chat.ids[: -len(chat.answer_ids)]
     logits, whole = from_scratch(chat, first, prompt)
     assert torch.allclose(rows[0], logits, atol=2e-5)
-    assert chat.model.generate(whole, 6, repetition_penalty=1.5)[0].tolist() == chat.answer_ids
+    assert chat.model.generate(whole, 6, 6, repetition_penalty=1.5)[0].tolist() == chat.answer_ids
 
 
 def force_answer(chat, monkeypatch, ids):
@@ -129,7 +129,7 @@ def test_abandoned_answer_goes_on_from_what_was_said(chat):
     tokens.close()
     list(chat.answer(chat.prepare("And why?")))
     _, whole = from_scratch(chat, first, chat.ids[: -len(chat.answer_ids)])
-    assert chat.model.generate(whole, 6, repetition_penalty=1.5)[0].tolist() == chat.answer_ids
+    assert chat.model.generate(whole, 6, 6, repetition_penalty=1.5)[0].tolist() == chat.answer_ids
 
 
 def test_interrupted_turn_leaves_the_conversation_as_it_was(chat, monkeypatch):
@@ -143,7 +143,7 @@ def test_interrupted_turn_leaves_the_conversation_as_it_was(chat, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             say(chat, "Never heard")
     say(chat, "And why?")
-    expected = Chat(chat.model, chat.processor, None, 6, 0, chat.sampling, max_tokens=VISUAL_TOKENS)
+    expected = Chat(chat.model, chat.processor, None, 6, 6, chat.sampling, max_tokens=VISUAL_TOKENS)
     say(expected, "What is it?")
     say(expected, "And why?")
     assert chat.ids == expected.ids and chat.cache.lengths == expected.cache.lengths

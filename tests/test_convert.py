@@ -72,7 +72,7 @@ def test_transformers_answers_as_we_do_on_the_converted_folder(hf: Path) -> None
 
     seen = images(vl3ref.inputs.images.load_image(CAT), return_tensors="pt")
     text = tokenizer.apply_chat_template(user({"type": "image"}, QUESTION), tokenize=False, add_generation_prompt=True)
-    tokens = int(seen["image_grid_thw"].prod())
+    tokens = int(seen["image_grid_thw"].prod()) // images.merge_size**2
     ids = tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * tokens), return_tensors="pt").input_ids
     inputs = processor(user({"type": "image", "image": CAT}, QUESTION))
     assert torch.equal(inputs.pixel_values, seen["pixel_values"])
@@ -102,8 +102,10 @@ def test_the_settings_of_the_processors_say_the_same(hf: Path) -> None:
     ):
         single = json.loads((hf / file).read_text())
         assert {name: single[name] for name in nested[key]} == nested[key]
-    assert nested["image_processor"]["size"] == {"shortest_edge": 16 * 14**2, "longest_edge": ours.max_tokens * 14**2}
-    assert nested["video_processor"]["size"] == {"shortest_edge": 16 * 28**2, "longest_edge": ours.max_tokens * 28**2}
+    for kind, merge in (("image", ours.image_merge_size), ("video", ours.video_merge_size)):
+        token = (14 * merge) ** 2  # pixels
+        size = {"shortest_edge": ours.min_tokens * token, "longest_edge": ours.max_tokens * token}
+        assert nested[f"{kind}_processor"]["size"] == size
     assert nested["video_processor"]["fps"] == ours.fps and nested["video_processor"]["use_token_compression"] is True
 
 

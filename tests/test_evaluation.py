@@ -108,13 +108,13 @@ def test_who_knows_all_gets_all_and_who_knows_nothing_gets_none(skill: str, taug
     taught(answers_to(skill, 12))
     everything = examine(small_model(), processor(), skill, 12)
     assert (everything.right, everything.asked, everything.accuracy) == (12, 12, 1.0)
-    taught([f"not {answer}" for answer in answers_to(skill, 12)])
+    taught([f"x{answer}" for answer in answers_to(skill, 12)])
     assert examine(small_model(), processor(), skill, 12).accuracy == 0.0
 
 
 def test_only_the_very_answer_counts(taught: Any) -> None:
     right = answers_to("colour", 6)
-    taught([right[0].upper(), f"{right[1]}.", f" {right[2]}", right[3][:-1], "", right[5]])
+    taught([right[0].capitalize(), f"{right[1]}.", f" {right[2]}", right[3][:-1], "", right[5]])
     assert examine(small_model(), processor(), "colour", 6).right == 1
 
 

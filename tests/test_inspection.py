@@ -1,6 +1,7 @@
 """What `vl3ref inspect` shows is what the model gets."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vl3ref.config_json import read_config
 from vl3ref.errors import InputError
 from vl3ref.inputs.files import file_part, kind_of
 from vl3ref.inputs.images import load_image
+from vl3ref.inputs.processor import Processor
 
 TINY = ROOT / "weights" / "vl3-tiny"
 CAT = ROOT / "docs" / "media" / "cat.jpg"
@@ -23,7 +25,9 @@ CLIP = ROOT / "tests" / "goldens" / "frames" / "v25_10s.mp4"
 
 @pytest.fixture(scope="module")
 def processor():
-    return vl3ref.load_processor(TINY)
+    """The tiny model's, which shows small pictures as large as the released models see them."""
+    shipped = vl3ref.load_processor(TINY)
+    return Processor(shipped.tokenizer, replace(shipped.config, min_tokens=16))
 
 
 @pytest.fixture(scope="module")

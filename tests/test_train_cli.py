@@ -180,7 +180,7 @@ def test_a_stage_from_a_checkpoint(short: list[Any], vl3ref_main: Run, tmp_path:
     assert all(torch.equal(after[name], kept[name].bfloat16()) for name in after)
     assert not (run / "final" / "trainer.pt").exists()
     for folder in (run / "final", run / "checkpoint-000002"):
-        answered, _ = vl3ref_main("ask", "Hello", "--model", folder, "--max-tokens", 3, "--json")
+        answered, _ = vl3ref_main("ask", "Hello", "--model", folder, "--max-tokens", 3, "--min-tokens", 3, "--json")
         assert len(json.loads(answered)["ids"]) == 3
     assert vl3ref.load_processor(run / "final").config.image_merge_size == OFFICIAL_2B[0].image_merge
 

@@ -88,7 +88,7 @@ def test_one_image_through_each_processor_with_its_own_size_rule(
     ours = image_inputs(TINY, image, max_tokens=tokens, image_merge_size=merge)
     unit = (14 * merge) ** 2
     theirs = VideoLlama3ImageProcessorPil(
-        size={"shortest_edge": 16 * unit, "longest_edge": tokens * unit}, merge_size=merge
+        size={"shortest_edge": TINY.config.min_tokens * unit, "longest_edge": tokens * unit}, merge_size=merge
     )(image, return_tensors="pt")
     assert torch.equal(ours.grid_sizes, theirs["image_grid_thw"])
     assert torch.equal(ours.merge_sizes, theirs["image_merge_sizes"])

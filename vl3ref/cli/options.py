@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True)
 
-UNTRAINED = "note: the embedded vl3-tiny is untrained, so its answers are noise; name a checkpoint with --model"
+TOY = "note: vl3-tiny, the model in the box, knows a drawn world of shapes, signs, charts and forms, and nothing else"
 
 
 def note(line: str) -> None:
@@ -105,7 +105,7 @@ def find_model(name: str) -> Path:
 
     folder = find_checkpoint(name)
     if name == TINY:
-        note(UNTRAINED)
+        note(TOY)
     return folder
 
 

@@ -1,0 +1,85 @@
+"""The model in the box: what it was trained for, it can do, from real files and in transformers' hands too."""
+
+import pytest
+import torch
+
+import vl3ref
+from tests.helpers import ROOT
+from vl3ref.convert import convert
+from vl3ref.parity.reference import twin_inputs
+from vl3ref.training.evaluation import blank, examine
+from vl3ref.training.samples import to_conversation
+from vl3ref.training.tinyworld import SKILLS, held_out
+
+MEDIA = ROOT / "docs" / "media" / "tinyworld"
+
+SHIPPED = [
+    ("moves.mp4", "Where does the red circle move?", "right"),
+    ("moves.mp4", "What moves?", "red circle"),
+    ("moves.mp4", "Describe the video.", "A red circle moves right."),
+    ("appears.mp4", "What comes first?", "green square"),
+    ("appears.mp4", "When does the blue ring appear?", "at 4.0 seconds"),
+    ("blinks.mp4", "How often does the triangle appear?", "3"),
+    ("turns.mp4", "What happens to the cross?", "it turns yellow"),
+    ("turns.mp4", "When does the cross turn yellow?", "at 3.0 seconds"),
+    ("scene.png", "What colour is the circle?", "red"),
+    ("scene.png", "What shape is blue?", "triangle"),
+    ("sign.png", "What word is written here?", "sock"),
+    ("form.png", "How much is the tea?", "6"),
+    ("chart.png", "Which bar is the highest?", "green"),
+]
+"""Files, questions, and what is right: see what scripts/make_media.py draws."""
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return vl3ref.load(device="cpu")
+
+
+def answer(loaded, *parts, question):
+    model, processor = loaded
+    content = [*parts, {"type": "text", "text": question}]
+    return processor.decode(model.generate(processor([{"role": "user", "content": content}]), 24)[0])
+
+
+def test_it_is_small():
+    folder = ROOT / "weights" / "vl3-tiny"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20 * 2**20
+
+
+@pytest.mark.parametrize(("file", "question", "right"), SHIPPED)
+def test_the_shipped_files_are_answered_right(loaded, file, question, right):
+    kind = "video" if file.endswith(".mp4") else "image"
+    assert answer(loaded, {"type": kind, kind: MEDIA / file}, question=question) == right
+
+
+def test_the_command_line_answers_right(vl3ref_main):
+    out, err = vl3ref_main("ask", MEDIA / "moves.mp4", "Where does the red circle move?")
+    assert out == "right\n" and err.startswith("note: vl3-tiny")
+
+
+def test_fresh_questions(loaded):
+    """Thirty of each skill, and the same with blank pictures: it looks, and does not guess."""
+    scores = {skill: examine(*loaded, skill, 30, seed=2_000_003) for skill in SKILLS}
+    guessed = {skill: examine(*loaded, skill, 30, blank, seed=2_000_003) for skill in SKILLS}
+    right = sum(score.right for score in scores.values()) / (30 * len(SKILLS))
+    by_guess = sum(score.right for score in guessed.values()) / (30 * len(SKILLS))
+    assert right > by_guess + 0.3, scores
+
+
+def test_transformers_gives_the_same_answers(loaded, tmp_path):
+    """From the converted folder, on what our processor shows it."""
+    transformers = pytest.importorskip("transformers")
+    folder = convert("vl3-tiny", tmp_path / "hf", "hf")
+    reference = transformers.VideoLlama3ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+    model, processor = vl3ref.load(folder, "cpu")
+    for skill in SKILLS:
+        [sample] = held_out(skill, 2_000_003, 1)
+        inputs = processor(to_conversation(sample)[:-1])
+        given = twin_inputs(model, inputs)
+        with torch.inference_mode():
+            theirs = reference.generate(**given, max_new_tokens=24, do_sample=False)
+        ours = model.generate(inputs, 24)[0]
+        assert ours.tolist() == theirs[0, given["input_ids"].shape[1] :].tolist(), skill
+        shipped, shipped_processor = loaded
+        assert ours.tolist() == shipped.generate(shipped_processor(to_conversation(sample)[:-1]), 24)[0].tolist()
