@@ -272,7 +272,7 @@ def trainer(model: VideoLLaMA3, batches: Any, plan: Plan, folder: Path, stage: S
     freeze(model, stage)
     groups = parameter_groups(model, stage)
     files = CheckpointFiles(model.config, processor())
-    return Trainer(model.train(), NextToken(), batches, groups, plan, folder, files)
+    return Trainer(model.train(), NextToken(), batches, groups, plan, folder, files, title=stage.name)
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
@@ -344,10 +344,18 @@ def test_a_few_broken_samples_are_named_and_do_not_end_it(tmp_path: Path, capsys
     assert column(tmp_path, "skipped").tolist() == [1, 1, 4, 5, 5]
 
 
-def test_a_step_with_nothing_to_learn_from_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"step 2: none of its samples can be used; see skipped\.log"):
-        Run(tmp_path, "ggggbbbbgggg").train()
-    assert [row["step"] for row in rows(tmp_path)] == ["1"]
+def test_a_step_with_nothing_to_learn_from_changes_nothing(tmp_path: Path) -> None:
+    once = state_of(Run(tmp_path / "short", "gggg").train())
+    twice = state_of(Run(tmp_path / "long", "ggggbbbb").train())
+    assert [row["learnt"] != "0" for row in rows(tmp_path / "long")] == [True, False]
+    assert column(tmp_path / "long", "loss").isnan().tolist() == [False, True]
+    assert twice.keys() == once.keys() and all(torch.equal(twice[name], once[name]) for name in once)
+
+
+def test_a_run_none_of_whose_samples_can_be_used_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 1: no sample could be used so far; see skipped\.log"):
+        Run(tmp_path, "bbbbgggg").train()
+    assert rows(tmp_path) == []
 
 
 def test_names_that_are_no_text_can_be_logged(tmp_path: Path) -> None:
@@ -609,6 +617,12 @@ def test_a_checkpoint_of_a_stage_that_trained_less_is_refused(three_steps: dict[
     folder = shutil.copytree(three_steps["stage-1"], tmp_path / "run")
     with pytest.raises(TrainingError, match="does not fit this run"):
         Run(folder, "ssss" * 6, TINY[2]).train()
+
+
+def test_a_checkpoint_of_another_stage_is_refused(three_steps: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
+    with pytest.raises(TrainingError, match="it is of stage-3, not of stage-4"):
+        Run(folder, "ssss" * 6, TINY[3]).train()
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

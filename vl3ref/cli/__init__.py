@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
         except (VL3Error, OSError) as error:
             _fail(str(error))
         except MemoryError:
-            _fail("out of memory; try a smaller --visual-tokens, or fewer --max-frames")
+            _fail("out of memory; try a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack")
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, by name: torch may not be imported
                 raise
-            _fail("out of memory; try a smaller --visual-tokens, fewer --max-frames or --dtype bfloat16")
+            _fail("out of memory; try a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack")
 
 
 def _fail(message: str) -> None:

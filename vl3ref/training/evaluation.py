@@ -55,7 +55,10 @@ def blank(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 def shuffled(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """A clip's frames in another order, at the same times."""
     clip = sample["video"][0]
-    return {**sample, "video": [clip[rng.permutation(len(clip))]]}
+    order = np.arange(len(clip))
+    while len(clip) > 1 and (order == np.arange(len(clip))).all():
+        order = rng.permutation(len(clip))
+    return {**sample, "video": [clip[order]]}
 
 
 @torch.inference_mode()

@@ -96,17 +96,21 @@ def _remove(checkpoint: Path) -> None:
         shutil.rmtree(hidden)
 
 
-def restore(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer, files: ModelFiles) -> dict[str, Any]:
+def restore(
+    checkpoint: Path, title: str, model: nn.Module, optimiser: torch.optim.Optimizer, files: ModelFiles
+) -> dict[str, Any]:
     """Put a checkpoint's parameters and moments in place. Returns the rest of the state.
 
     The optimiser's settings (rates, weight decay) stay what they are: a run may go on with lower ones.
 
     Raises:
-        TrainingError: the checkpoint is of another model, or damaged.
+        TrainingError: the checkpoint is of another model or of a run of another title, or damaged.
     """
     settings = [{name: x for name, x in group.items() if name != "params"} for group in optimiser.param_groups]
     try:
         state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+        if state.get("title", title) != title:
+            raise ValueError(f"it is of {state['title']}, not of {title}")
         parameters: dict[str, Any] = dict(files.read(checkpoint))
         _check_fit(parameters, model)
         set_model_state_dict(model, parameters, options=SPREAD)

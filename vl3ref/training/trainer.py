@@ -107,7 +107,7 @@ class Trainer:
             TrainingError: see there.
         """
         if resume and (checkpoint := latest_checkpoint(self.folder)) is not None:
-            state = restore(checkpoint, self.model, self.optimiser, self.files)
+            state = restore(checkpoint, self.title, self.model, self.optimiser, self.files)
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
         elif not resume and latest_checkpoint(self.folder) is not None:
             raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
@@ -145,7 +145,7 @@ class Trainer:
         packs = level(own, self.model, self.processes)
         learnt = self.processes.total(sum(weight * self.objective.count(pack) for pack, weight in packs))
         if not learnt:
-            raise TrainingError(f"step {self.step + 1}: none of its samples can be used; see skipped.log")
+            return self._pass_over(rate)
         summed = 0.0
         for pack, weight in packs:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.bfloat16):
@@ -165,6 +165,12 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         return {"loss": loss_value, "rate": rate, "norm": norm, "tokens": tokens, "learnt": learnt}
+
+    def _pass_over(self, rate: float) -> dict[str, int | float]:
+        """A step that no sample could be used of changes nothing. If there was no other kind yet, the run ends."""
+        if self.broken == self.seen:
+            raise TrainingError(f"step {self.step + 1}: no sample could be used so far; see skipped.log")
+        return {"loss": math.nan, "rate": rate, "norm": 0.0, "tokens": 0, "learnt": 0}
 
     def _fill_gradients(self) -> None:
         """Zeros where a batch without pictures left none: AdamW passes over a parameter without a gradient, moments and
@@ -186,7 +192,7 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        state = {"step": self.step, "seen": self.seen, "broken": self.broken}
+        state = {"title": self.title, "step": self.step, "seen": self.seen, "broken": self.broken}
         save(self.folder, self.model, self.optimiser, state, self.files, self.plan.keep, self.processes)
 
 
