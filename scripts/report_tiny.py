@@ -14,7 +14,7 @@ from matplotlib import pyplot
 
 import vl3ref
 from vl3ref.training.evaluation import COLUMNS, Table, examine_all
-from vl3ref.training.recipe import PHASES
+from vl3ref.training.recipe import PHASES, Phase
 from vl3ref.training.run_log import read_log
 from vl3ref.training.run_state import latest_checkpoint
 
@@ -28,15 +28,21 @@ def main(run: Path, questions: int) -> None:
     for name, column in COLUMNS.items():
         table.add(name, examine_all(*shipped, column, questions))
         print(f"{name}: {table.overall(name):.1%}", flush=True)
-    for number in (1, 2, 3):
-        model, processor = vl3ref.load(latest_checkpoint(run / f"stage-{number}"), "cpu")
-        name = f"after stage {number}"
+    *earlier, _ = (phase.name for phase in done(run) if phase.name.startswith("stage"))
+    for stage in earlier:
+        model, processor = vl3ref.load(latest_checkpoint(run / stage), "cpu")
+        name = f"after {stage}"
         table.add(name, examine_all(model, processor, COLUMNS["accuracy"], questions))
         print(f"{name}: {table.overall(name):.1%}", flush=True)
     draw_losses(run, RESULTS / "vl3-tiny-loss.png")
     page = RESULTS / "vl3-tiny.md"
     fill(page, "table", table.as_markdown())
     fill(page, "run", run_table(run))
+
+
+def done(run: Path) -> list[Phase]:
+    """The phases that a run has been through."""
+    return [phase for phase in PHASES if latest_checkpoint(run / phase.name)]
 
 
 def run_table(run: Path) -> str:
@@ -46,7 +52,7 @@ def run_table(run: Path) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     hours = 0.0
-    for phase in PHASES:
+    for phase in done(run):
         rows = read_log(run / phase.name / "log.csv")
         minutes = sum(float(row["seconds"]) for row in rows) / 60
         hours += minutes / 60
@@ -64,7 +70,7 @@ def draw_losses(run: Path, path: Path) -> None:
     """The loss of every step, phase after phase; one panel for cross-entropy, one for SigLIP's."""
     figure, (words, pairs) = pyplot.subplots(1, 2, figsize=(11, 4), width_ratios=(4, 1), layout="constrained")
     start = 0
-    for phase in PHASES:
+    for phase in done(run):
         losses = [float(row["loss"]) for row in read_log(run / phase.name / "log.csv")]
         panel, first = (pairs, 0) if phase.name == "siglip" else (words, start)
         panel.plot(range(first, first + len(losses)), losses, linewidth=0.3, alpha=0.4, color="C0")

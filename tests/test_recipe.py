@@ -83,7 +83,7 @@ def test_more_text_fills_the_vocabulary() -> None:
 
 def test_the_phases() -> None:
     names = [phase.name for phase in PHASES]
-    assert names == ["text", "siglip", "stage-1", "stage-2", "stage-3", "stage-4"]
+    assert names == ["text", "siglip", "stage-1", "stage-2", "stage-3", "stage-3-letters", "stage-4"]
     reads, looks, one, *rest = (phase.stage.rates for phase in PHASES)
     assert [part for part in PARTS if reads[part]] == ["language_model"]
     assert [part for part in PARTS if looks[part]] == ["vision_encoder"]

@@ -32,7 +32,7 @@ from vl3ref.training.samples import to_conversation
 from vl3ref.training.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
 from vl3ref.training.tinyworld.samples import write
 
-KINDS = ("scene", "sign", "document", "chart", "clip")
+KINDS = ("scene", "sign", "label", "document", "chart", "clip")
 ALL = {"scene": 3, "sign": 2, "document": 2, "chart": 2, "clip": 9}
 TOLD = dict.fromkeys(KINDS, 1.0)
 SEED = 51
@@ -240,6 +240,7 @@ def test_every_answer_is_true_of_the_pixels(kind: str, easy: float) -> None:
     askable = {
         "scene": (eyes.colour_of, eyes.shape_of, eyes.number_of, eyes.place_of, eyes.side_of, eyes.side_seen),
         "sign": (eyes.sign_text, eyes.ink_of),
+        "label": (eyes.sign_text, eyes.ink_of),
         "document": (eyes.field,),
         "chart": (eyes.bar_height, eyes.highest, eyes.lowest, eyes.line_form, eyes.line_colour),
         "clip": tuple(eyes.CLIP.values()),

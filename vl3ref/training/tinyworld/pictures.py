@@ -284,13 +284,22 @@ def listed(things: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def sign(rng: np.random.Generator, easy: bool = False) -> Shown:
-    """A word or a number on a sheet."""
+def label(rng: np.random.Generator, easy: bool = False) -> Shown:
+    """A sign that fills a small picture: its letters stand where they always do, and so are learnt first."""
+    return sign(rng, easy, fixed=True)
+
+
+def sign(rng: np.random.Generator, easy: bool = False, fixed: bool = False) -> Shown:
+    """A word or a number on a sheet, which lies anywhere unless it is fixed."""
     number = rng.random() < 0.5
     text = str(rng.integers(10 if easy else 100)) if number else pick(rng, WORDS[: 12 if easy else None])
-    width, height = canvas_size(rng, ((2, 2), (3, 2), (3, 3))[int(rng.integers(3))])
+    cells = ((2, 2), (3, 2), (3, 3))[int(rng.integers(3))]
+    width, height = (2 * CELL, 2 * CELL) if fixed else canvas_size(rng, cells)
     canvas = background(rng, width, height)
-    x, y = width / 2 + rng.uniform(-1, 1) * (width - 54) / 2, height / 2 + rng.uniform(-1, 1) * (height - 26) / 2
+    x, y = width / 2, height / 2
+    if not fixed:
+        x += rng.uniform(-1, 1) * (width - 54) / 2
+        y += rng.uniform(-1, 1) * (height - 26) / 2
     paper(canvas, (x - 25, y - 11, x + 25, y + 11))
     ink = pick(rng, ("black", "blue", "red", "green"))
     draw_text(canvas, (x, y), text, int(rng.integers(15, 19)), "mm", COLOURS[ink])

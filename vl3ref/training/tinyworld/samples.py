@@ -12,7 +12,7 @@ from PIL import Image
 from vl3ref.errors import InputError
 from vl3ref.training.samples import to_conversation
 from vl3ref.training.tinyworld.clips import clip
-from vl3ref.training.tinyworld.pictures import Question, Shown, chart, document, pick, scene, sign
+from vl3ref.training.tinyworld.pictures import Question, Shown, chart, document, label, pick, scene, sign
 
 PICTURE_SKILLS = ("colour", "shape", "count", "position", "reading", "chart", "document", "picture caption")
 TIME_SKILLS = ("motion", "order", "frequency", "time", "change", "video caption")
@@ -21,12 +21,13 @@ SKILLS = PICTURE_SKILLS + TIME_SKILLS
 MAKERS: Mapping[str, Callable[[np.random.Generator, bool], Shown]] = {
     "scene": scene,
     "sign": sign,
+    "label": label,
     "document": document,
     "chart": chart,
     "clip": clip,
 }
 PICTURES = {"scene": 3, "sign": 2, "document": 2, "chart": 2}
-"""Kinds of pictures, and how often each is shown in comparison."""
+"""Kinds of pictures that are asked about, and how often each is shown in comparison. Labels only help to learn."""
 
 
 class TinyWorld:
