@@ -46,7 +46,7 @@ def film(path: Path, size: tuple[int, int], seconds: int, script: Callable[[floa
 
 def moves(time: float) -> list[Thing]:
     """A red circle crosses from left to right; a blue star stays below it."""
-    share = min(max(time / 4.9, 0), 1)
+    share = min(time / 4, 1)
     return [Thing("blue", "star", 42, 42, 20), Thing("red", "circle", 14 + 56 * share, 14, 20)]
 
 
