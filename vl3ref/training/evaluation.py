@@ -147,6 +147,8 @@ class Table:
         rows = [["skill", *self.columns]]
         for skill in SKILLS:
             scores = [scores.get(skill) for scores in self.columns.values()]
+            if not any(scores):
+                continue
             rows.append([skill, *("" if score is None else _cell(score) for score in scores)])
         return [*rows, ["all", *(f"{self.overall(column):.1%}" for column in self.columns)]]
 
