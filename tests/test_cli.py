@@ -110,7 +110,8 @@ def test_ask_answers_as_it_is_told_to(vl3ref_main):
     assert drawn == ids("--temperature", "3", "--seed", "1") != greedy
     assert drawn != ids("--temperature", "3", "--seed", "2")
     assert ids("--temperature", "3", "--top-k", "1") == greedy == ids("--temperature", "3", "--top-p", "1e-6")
-    assert ids("--repetition-penalty", "2") != greedy
+    forty = ("--max-tokens", "40", "--min-tokens", "40")
+    assert len(set(ids(*forty))) < 40 == len(set(ids(*forty, "--repetition-penalty", "1000")))
 
 
 def test_system_prompt_reaches_the_prompt(vl3ref_main, loaded):
