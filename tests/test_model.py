@@ -1,5 +1,6 @@
 """The parts of the model: packing, chunks, pruning, looking inside."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import vl3ref
 from tests.goldens_cases import NAMES, inputs_of
 from tests.helpers import GOLDENS
+from tests.media import noise
 from vl3ref import InputError
 from vl3ref.checkpoints import load_model
 from vl3ref.config import LanguageConfig
@@ -153,6 +156,20 @@ def test_frames_of_the_same_pixels_are_encoded_once_with_the_same_bits(
     assert torch.equal(every, once)
     size = chunk // 16
     assert rows == [chunk] * -(-len(set(frames)) // size)
+
+
+def test_a_forward_pass_encodes_repeated_frames_once() -> None:
+    model, processor = vl3ref.load("vl3-tiny", device="cpu")
+    video = {"type": "video", "video": np.repeat(noise(2, 336, 336, 3), 4, axis=0)}
+    inputs = processor([{"role": "user", "content": [video]}])
+    rows: list[int] = []
+    hook = model.vision_encoder.embeddings.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    with torch.no_grad():
+        plain = model(inputs, logits_to_keep=1).logits
+        recorded = model(inputs, logits_to_keep=1, output_hidden_states=True).logits
+    hook.remove()
+    assert rows == [1152] + [1152] * 4
+    assert torch.equal(plain, recorded)
 
 
 def test_a_frame_that_differs_in_one_bit_is_another_frame(model: VideoLLaMA3) -> None:

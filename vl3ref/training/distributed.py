@@ -92,6 +92,7 @@ def shard(model: VideoLLaMA3, bfloat16: bool = False) -> None:
         if isinstance(module, DecoderLayer | EncoderLayer):
             fully_shard(module, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
+    model.vision_encoder.chunk_patches = None  # once through its layers, however much there is to see: see `level`
 
 
 def level(packs: Sequence[Any], model: nn.Module, processes: Processes) -> list[tuple[Any, float]]:
