@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import GOLDENS
 from vl3ref import CheckpointError, ConfigError
 from vl3ref.checkpoints import load_language_model, load_model, load_vision_encoder, save_model
-from vl3ref.config_json import language_to_json, read_config, vision_to_json
+from vl3ref.config_json import read_config
+from vl3ref.config_to_json import language_to_json, vision_to_json
 from vl3ref.hub import find_checkpoint
 from vl3ref.model.videollama3 import VideoLLaMA3
 

@@ -9,7 +9,8 @@ import pytest
 from tests.helpers import GOLDENS
 from vl3ref import ConfigError
 from vl3ref.config import PRESETS, VISION_ENCODER, preset
-from vl3ref.config_json import read_config, read_language_config, read_vision_config, to_json
+from vl3ref.config_json import read_config, read_language_config, read_vision_config
+from vl3ref.config_to_json import to_json
 from vl3ref.model.videollama3 import VideoLLaMA3
 
 OFFICIAL = json.loads((GOLDENS / "configs" / "VideoLLaMA3-2B" / "config.json").read_text())

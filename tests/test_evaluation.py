@@ -4,7 +4,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,29 +13,19 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-import vl3ref
 from tests.eyes import PALETTE
-from tests.helpers import ROOT
+from tests.small_runs import processor
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.errors import InputError
-from vl3ref.inputs.processor import Processor
 from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.training import evaluation
 from vl3ref.training.evaluation import COLUMNS, Column, Score, Table, blank, examine, examine_all, shuffled
-from vl3ref.training.recipe import PROCESSOR
 from vl3ref.training.siglip import PairBatches, PairLoss, Pairs, SigLIP, sigmoid_loss
 from vl3ref.training.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
 
 WORLD = {"scene": 3.0, "sign": 2.0, "document": 2.0, "chart": 2.0, "clip": 9.0}
-
-
-@cache
-def processor() -> Processor:
-    """One that shows the small world as the recipe does."""
-    shipped = vl3ref.load_processor(ROOT / "weights" / "vl3-tiny")
-    return Processor(shipped.tokenizer, replace(shipped.config, **PROCESSOR))
 
 
 @cache

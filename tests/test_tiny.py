@@ -8,6 +8,7 @@ from tests.helpers import ROOT
 from vl3ref.convert import convert
 from vl3ref.parity.reference import twin_inputs
 from vl3ref.training.evaluation import blank, examine
+from vl3ref.training.recipe import PROCESSOR
 from vl3ref.training.samples import to_conversation
 from vl3ref.training.tinyworld import SKILLS, held_out
 
@@ -53,9 +54,11 @@ def answer(loaded, *parts, question):
     return processor.decode(model.generate(processor([{"role": "user", "content": content}]), 24)[0])
 
 
-def test_it_is_small():
+def test_it_is_small_and_shown_the_world_as_in_its_training(loaded):
     folder = ROOT / "weights" / "vl3-tiny"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20 * 2**20
+    config = loaded[1].config
+    assert {name: getattr(config, name) for name in PROCESSOR} == PROCESSOR
 
 
 @pytest.mark.parametrize(

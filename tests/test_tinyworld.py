@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ from tests import eyes
 from tests.helpers import ROOT
 from vl3ref.errors import InputError
 from vl3ref.inputs.images import load_image
-from vl3ref.inputs.processor import Processor
 from vl3ref.model_inputs import IGNORED, ModelInputs
 from vl3ref.training import evaluation
 from vl3ref.training.annotations import Annotations
-from vl3ref.training.recipe import PHASES, PROCESSOR
+from vl3ref.training.recipe import PHASES
 from vl3ref.training.samples import to_conversation
 from vl3ref.training.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
 from vl3ref.training.tinyworld.samples import write
@@ -41,9 +39,8 @@ SEED = 51
 
 @cache
 def loaded() -> tuple[Any, Any]:
-    """A model, trained or not, and a processor that shows it the world as the recipe does."""
-    model, processor = vl3ref.load(ROOT / "weights" / "vl3-tiny", device="cpu")
-    return model, Processor(processor.tokenizer, replace(processor.config, **PROCESSOR))
+    """The model in the box, and its processor, which shows it the world as in its training."""
+    return vl3ref.load("vl3-tiny", device="cpu")
 
 
 def frames_of(sample: Mapping[str, Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vl3ref.checkpoints.names import FROM_OURS, LANGUAGE, translate
 from vl3ref.config import LanguageConfig, Layout, ModelConfig
-from vl3ref.config_json import language_to_json, to_json, vision_to_json
+from vl3ref.config_to_json import language_to_json, to_json, vision_to_json
 from vl3ref.errors import CheckpointError
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3

@@ -21,6 +21,9 @@ from vl3ref.cli.talk import ask, chat
 from vl3ref.cli.train import evaluate, train
 from vl3ref.errors import VL3Error
 
+LESS = "a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack"
+"""What needs less memory."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (ask, chat, inspect, download, convert, parity, bench, train):
     app.command()(command)
@@ -42,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         except (VL3Error, OSError) as error:
             _fail(str(error))
         except MemoryError:
-            _fail("out of memory; try a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack")
+            _fail(f"out of memory; try {LESS}")
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, by name: torch may not be imported
                 raise
-            _fail("out of memory; try a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack")
+            _fail(f"out of memory on the GPU; try --dtype bfloat16, {LESS}")
 
 
 def _fail(message: str) -> None:

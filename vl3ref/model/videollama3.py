@@ -124,7 +124,7 @@ class VideoLLaMA3(nn.Module):
         text_record = Recording(output_hidden_states, output_attentions)
         vision_record = Recording(output_hidden_states, output_attentions)
         inputs = inputs.to(self.device)
-        spliced = self.splice(inputs, vision_record)
+        spliced = self.splice(inputs, vision_record if output_hidden_states or output_attentions else None)
         hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, recording=text_record)
 
         loss = logits = None

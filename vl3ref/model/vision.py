@@ -98,8 +98,7 @@ class VisionEncoder(nn.Module):
         frames, height, width = grid
         by_frame = patches.view(frames, height * width, -1)
         # Recorded activations are one per frame, repeated or not.
-        recorded = recording is not None and (recording.hidden_states or recording.attentions)
-        reuse = self.reuse_frames and not recorded
+        reuse = self.reuse_frames and recording is None
         first = first_occurrences(by_frame) if reuse else list(range(frames))
         distinct = sorted(set(first))
         size = max(1, (self.chunk_patches or 0) // (height * width))

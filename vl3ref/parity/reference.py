@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vl3ref.checkpoints.names import FROM_OURS, translate
 from vl3ref.checkpoints.saving import with_layout_ids
-from vl3ref.config_json import to_json
+from vl3ref.config_to_json import to_json
 from vl3ref.errors import InputError
 from vl3ref.inputs.images import RGB
 from vl3ref.inputs.patches import Size

@@ -106,11 +106,12 @@ class Trainer:
         Raises:
             TrainingError: see there.
         """
-        if resume and (checkpoint := latest_checkpoint(self.folder)) is not None:
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint is not None and not resume:
+            raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
+        if checkpoint is not None:
             state = restore(checkpoint, self.title, self.model, self.optimiser, self.files)
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
-        elif not resume and latest_checkpoint(self.folder) is not None:
-            raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
         log = RunLog(self.folder, self.title, self.plan.steps, self.step, self.processes.first)
         with log:
             self.processes.wait()  # for the folder that the first one makes
