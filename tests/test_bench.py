@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers import ROOT
+from vl3ref import decoding as ways
 from vl3ref.bench import clips, decoding, limits, loading, processes
 from vl3ref.bench.count import (
     cache_bytes,
@@ -209,6 +210,23 @@ def test_everything_at_once(small_limits, tmp_path):
     assert "`vl3ref bench`" in markdown and "transformers' processor needs torchvision" in markdown
     assert markdown.count("\n| ") == len(report.rows) + 1
     assert report.table().row_count == len(report.rows)
+
+
+def test_decoding_compiled_beside_decoding_as_it_is(monkeypatch):
+    """Compiling takes a minute and is tested elsewhere: here the step is only noted, and computed as it is."""
+    steps = []
+
+    def noted(decoder, *arguments):
+        steps.append(decoder.decode)
+        return ways.static_logits(decoder, *arguments)
+
+    monkeypatch.setattr(ways, "compiled_logits", lambda: noted)
+    monkeypatch.setattr(decoding, "largest_cache", lambda: 2**40)
+    plain, compiled, *together = decoding.decode(Pair(replace(SMALL, compiled=True)))
+    assert plain.equal and compiled.equal and compiled.case == f"{plain.case}, compiled"
+    assert compiled.theirs == plain.theirs and compiled.ours != plain.ours
+    assert steps == ["compiled"] * (1 + SMALL.repeats) * (SMALL.new_tokens - 1)
+    assert len(together) == 2 and not plain.limits and "no limit" in plain.notes[0]
 
 
 def test_curves_and_their_plot(tmp_path):

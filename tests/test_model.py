@@ -261,8 +261,8 @@ def test_rope_depends_on_distance_alone() -> None:
 def test_image_rope_turns_the_first_half_of_the_pairs_by_row_and_the_second_by_column() -> None:
     zero, one = torch.tensor([0]), torch.tensor([1])
     by_row, by_column = image_rotation(one, zero, 16, 1e4), image_rotation(zero, one, 16, 1e4)
-    assert by_row.cos[0, :4].lt(1).all() and by_row.cos[0, 4:8].eq(1).all()
-    assert by_column.cos[0, :4].eq(1).all() and by_column.cos[0, 4:8].lt(1).all()
+    assert by_row.cos[0, 0, :4].lt(1).all() and by_row.cos[0, 0, 4:8].eq(1).all()
+    assert by_column.cos[0, 0, :4].eq(1).all() and by_column.cos[0, 0, 4:8].lt(1).all()
 
 
 def test_patch_positions_follow_the_merge_blocks() -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.parity.drawn import Grid, close, configs, conversation, drawn_model, seeds
+from tests.parity.drawn import DETOUR, Grid, close, configs, conversation, drawn_model, seeds
 from vl3ref.config import ModelConfig
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
@@ -42,8 +42,8 @@ def test_exact_mode_has_transformers_bits(config: ModelConfig, data: st.DataObje
     model.exact(False)
     fast = record(model, inputs, 1)
     for name in NAMES:
-        if name in reference:
-            close(fast[name], reference[name], 2e-5)
+        if name in reference:  # four numbers can all be small, and the norm then magnifies their rounding
+            close(fast[name], reference[name], 4 * DETOUR[torch.float32])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from vl3ref.bench.measure import in_turn, synchronise
 from vl3ref.bench.result import TOLERANCE, Check, Row, close
 from vl3ref.bench.settings import Pair, drawn_ids
 from vl3ref.bench.towers import last_logits, last_logits_theirs
+from vl3ref.decoding import Way
 from vl3ref.generation import stream
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -44,14 +45,26 @@ class Stopwatch:
 
 
 class Ours:
-    """One decode by `stream`: seconds from each conversation's first token to the last of all."""
+    """One decode by `stream`: seconds from each conversation's first token to the last of all.
 
-    def __init__(self, model: VideoLLaMA3 | LanguageModel, inputs: Tensor | ModelInputs, new_tokens: int) -> None:
-        self.model, self.inputs, self.new_tokens = model, inputs, new_tokens
+    Args:
+        way: see `vl3ref.decoding`; None for the device's best.
+    """
+
+    def __init__(
+        self,
+        model: VideoLLaMA3 | LanguageModel,
+        inputs: Tensor | ModelInputs,
+        new_tokens: int,
+        way: Way | None = None,
+    ) -> None:
+        self.model, self.inputs, self.new_tokens, self.way = model, inputs, new_tokens, way
         self.count = len(inputs.lengths) if isinstance(inputs, ModelInputs) else 1
 
     def __call__(self) -> float:
         self.answers: list[list[int]] = [[] for _ in range(self.count)]
+        decoder = self.model if isinstance(self.model, LanguageModel) else self.model.language_model
+        decoder.decode = self.way
         first = 0.0
         for conversation, token in stream(self.model, self.inputs, self.new_tokens, min_new_tokens=self.new_tokens):
             if conversation == self.count - 1 and not self.answers[conversation]:
@@ -77,15 +90,20 @@ def generate_theirs(reference: Any, inputs: dict[str, Tensor], new_tokens: int, 
 
 def decode(pair: Pair) -> list[Row]:
     """Seconds per token after a context of drawn text: alone beside transformers, then side by side."""
-    reading = Reading(pair.device, pair.settings.torch_dtype)
-    return [_alone(pair, reading), *_together(pair)]
+    return [*_alone(pair), *_together(pair)]
 
 
-def _alone(pair: Pair, reading: Reading) -> Row:
+def _alone(pair: Pair) -> list[Row]:
+    """A row for each way of decoding that is asked for."""
     settings, model = pair.settings, pair.ours
     steps, ends = settings.new_tokens - 1, list(model.config.language.eos_token_ids)
     ids = drawn_ids(model.config, settings.context).to(pair.device)
-    ours = Ours(model.language_model, ids, settings.new_tokens)
+    layers, held = model.config.language.num_hidden_layers, settings.context + settings.new_tokens / 2
+    work = decode_bytes(model.config.language, [held], settings.torch_dtype.itemsize)
+    bound = pair.device.type != "cpu" or work >= largest_cache()
+    reading = Reading(pair.device, settings.torch_dtype) if bound else None
+    ways: dict[str, Way | None] = {"": None, **({", compiled": "compiled"} if settings.compiled else {})}
+    ours = {name: Ours(model.language_model, ids, settings.new_tokens, way) for name, way in ways.items()}
     their_ids: list[int] = []
 
     def theirs() -> float:
@@ -94,26 +112,24 @@ def _alone(pair: Pair, reading: Reading) -> Row:
         their_ids[:] = watch.ids[len(ids) :]
         return watch.seconds
 
-    samples = in_turn({"ours": ours, "theirs": theirs, **reading.candidates()}, settings.repeats, settings.budget)
+    limit = reading.candidates() if reading else {}
+    samples = in_turn({**ours, "theirs": theirs, **limit}, settings.repeats, settings.budget)
     logits = last_logits(model.language_model, ids), last_logits_theirs(pair.theirs, ids)
-    layers, held = model.config.language.num_hidden_layers, settings.context + settings.new_tokens / 2
-    work = decode_bytes(model.config.language, [held], settings.torch_dtype.itemsize)
-    row = Row(
-        "decode",
-        f"{settings.new_tokens} tokens after {settings.context}, {layers} layers + head",
-        samples["ours"].divided(steps),
-        samples["theirs"].divided(steps),
-        checks=[close("logits", *logits), same_ids(model.language_model, ids, ours.answers[0], their_ids)],
-        numbers={"tokens per second": steps / samples["ours"].median, "bytes per token": work},
-    )
-    if pair.device.type == "cpu" and work < largest_cache():
-        row.notes.append(
-            f"{work / 2**20:.0f} MiB per token fit in the largest cache ({largest_cache() / 2**20:.0f} MiB): "
-            "reading memory is no limit"
+    room = f"{work / 2**20:.0f} MiB per token fit in the largest cache ({largest_cache() / 2**20:.0f} MiB)"
+    return [
+        Row(
+            "decode",
+            f"{settings.new_tokens} tokens after {settings.context}, {layers} layers + head{name}",
+            samples[name].divided(steps),
+            samples["theirs"].divided(steps),
+            work=work if reading else None,
+            limits=reading.limits(samples) if reading else [],
+            checks=[close("logits", *logits), same_ids(model.language_model, ids, run.answers[0], their_ids)],
+            notes=[] if reading else [f"{room}: reading memory is no limit"],
+            numbers={"tokens per second": steps / samples[name].median, "bytes per token": work},
         )
-    else:
-        row.work, row.limits = work, reading.limits(samples)
-    return row
+        for name, run in ours.items()
+    ]
 
 
 def _together(pair: Pair) -> list[Row]:

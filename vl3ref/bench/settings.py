@@ -40,6 +40,7 @@ class Settings:
         repeats: of every measurement, after one that warms up.
         threads: torch's; None leaves them as they are.
         clip_seconds, clip_height: of the video that preprocessing reads; 16:9, 25 frames a second.
+        compiled: whether decoding is measured compiled, too.
         videos: files to ask about, or "drawn" for a drawn clip of 30 seconds.
         budget: seconds after which a measurement is not repeated any more.
     """
@@ -59,6 +60,7 @@ class Settings:
     threads: int | None = None
     clip_seconds: int = 60
     clip_height: int = 720
+    compiled: bool = False
     videos: tuple[str, ...] = field(default_factory=tuple)
     budget: float = 120.0
 

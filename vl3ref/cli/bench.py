@@ -37,6 +37,7 @@ def bench(
     context: Annotated[int, option("--context", help="Tokens before a decode (default: 64).", panel=SIZES)] = 64,
     new_tokens: Annotated[int | None, option("--new-tokens", help="Generated (default: 32).", panel=SIZES)] = None,
     batch: Annotated[int | None, option("--batch", help="Conversations at most (default: 8).", panel=SIZES)] = None,
+    compiled: Annotated[bool, option("--compiled", help="Decode with torch.compile, too.", panel=SIZES)] = False,
     clip_seconds: Annotated[int, option("--clip-seconds", help="Of the preprocessed clip.", panel=SIZES)] = 60,
     clip_height: Annotated[int, option("--clip-height", help="Its lines of pixels; 16:9.", panel=SIZES)] = 720,
     video: Annotated[
@@ -72,6 +73,7 @@ def bench(
         dtype=dtype or ("float32" if place == "cpu" else "bfloat16"),
         repeats=repeats,
         threads=threads,
+        compiled=compiled,
         clip_seconds=clip_seconds,
         clip_height=clip_height,
         videos=tuple(video or ()),

@@ -132,7 +132,10 @@ class LanguageModel(nn.Module):
         recording: Recording | None = None,
     ) -> Float[Tensor, "tokens dim"]:
         """All blocks and the last norm, for a step that is planned already."""
-        rotation = text_rotation(step.positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        if cache is None:
+            rotation = text_rotation(step.positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        else:
+            rotation = cache.rotation.at(step.positions)
         for index, layer in enumerate(self.layers):
             if recording is not None:
                 recording.add_hidden(index, x)

@@ -21,14 +21,18 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle, each (tokens, head_dim): the half of head_dim that differs, written twice.
+    """Cosine and sine of every angle: the half of head_dim that differs, written twice; all heads turn alike.
 
     The sine's first half is negative: number i becomes x[i] cos - x[i + head_dim/2] sin, and number i + head_dim/2
     becomes x[i + head_dim/2] cos + x[i] sin, so `rotate` needs only swap the halves.
     """
 
-    cos: Float[Tensor, "tokens head_dim"]
-    sin: Float[Tensor, "tokens head_dim"]
+    cos: Float[Tensor, "tokens 1 head_dim"]
+    sin: Float[Tensor, "tokens 1 head_dim"]
+
+    def at(self, tokens: Int[Tensor, " some"]) -> "Rotation":
+        """That of some of the tokens."""
+        return Rotation(self.cos[tokens], self.sin[tokens])
 
 
 @lru_cache(maxsize=16)
@@ -53,13 +57,13 @@ def image_rotation(
 
 
 def _written_twice(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype) -> Rotation:
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
     return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
 def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Float[Tensor, "tokens heads head_dim"]:
     """Turn every head's pairs. Works in the wider of the two dtypes and returns x's."""
-    cos, sin = rotation.cos[:, None], rotation.sin[:, None]
+    cos, sin = rotation
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, cos.dtype))
     return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(dtype)
