@@ -1,4 +1,4 @@
-"""What the image stages are worth: the same clips learnt after them, and without them.
+"""What the image stages are worth: as many clips learnt after them, and without them.
 
 python scripts/image_stages.py [RUN] [STEPS] [QUESTIONS]
 

@@ -3,6 +3,7 @@
 python scripts/report_tiny.py [RUN] [QUESTIONS]        default: runs/tiny, 300 of each skill
 """
 
+import csv
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from vl3ref.training.run_state import latest_checkpoint
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
+MEANS = ("loss", "rate", "norm", "tokens", "learnt", "seconds")
+STRETCH = 50
+"""Steps that a line of the log, and the last loss, are the mean of."""
 
 
 def main(run: Path, questions: int) -> None:
@@ -35,6 +39,7 @@ def main(run: Path, questions: int) -> None:
         table.add(name, examine_all(model, processor, COLUMNS["accuracy"], questions))
         print(f"{name}: {table.overall(name):.1%}", flush=True)
     draw_losses(run, RESULTS / "vl3-tiny-loss.png")
+    write_log(run, RESULTS / "vl3-tiny-log.csv")
     page = RESULTS / "vl3-tiny.md"
     fill(page, "table", table.as_markdown())
     fill(page, "run", run_table(run))
@@ -57,13 +62,30 @@ def run_table(run: Path) -> str:
         minutes = sum(float(row["seconds"]) for row in rows) / 60
         hours += minutes / 60
         learnt = sum(float(row["learnt"]) for row in rows)
-        last = [float(row["loss"]) for row in rows[-50:]]
+        last = [float(row["loss"]) for row in rows[-STRETCH:]]
         lines.append(
             f"| {phase.name} | {phase.stage.purpose} | {len(rows):,} | {len(rows) * phase.batch:,} | {learnt:,.0f} "
             f"| {sum(last) / len(last):.3f} | {minutes:.0f} |"
         )
-    told = f"{hours:.1f} hours on {torch.get_num_threads()} CPU cores. The last loss is the mean of the last 50 steps."
+    told = (
+        f"{hours:.1f} hours of computing on {torch.get_num_threads()} CPU cores, without waits for samples and "
+        f"checkpoints. The last loss is the mean of the last {STRETCH} steps; [the log](vl3-tiny-log.csv) has the "
+        f"means of every {STRETCH}."
+    )
     return "\n".join([*lines, "", told, ""])
+
+
+def write_log(run: Path, path: Path) -> None:
+    """The log of all phases, a line for every stretch of steps: its last step, and means."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["phase", "step", *MEANS])
+        for phase in done(run):
+            rows = read_log(run / phase.name / "log.csv")
+            for first in range(0, len(rows), STRETCH):
+                stretch = rows[first : first + STRETCH]
+                means = (sum(float(row[name]) for row in stretch) / len(stretch) for name in MEANS)
+                table.writerow([phase.name, stretch[-1]["step"], *(f"{mean:.4g}" for mean in means)])
 
 
 def draw_losses(run: Path, path: Path) -> None:

@@ -418,6 +418,14 @@ def test_a_file_that_cannot_be_read_at_all_is_named_by_its_sample() -> None:
     assert len(batch.packs[0].lengths) == 2
 
 
+def test_a_reason_takes_a_line_of_the_log() -> None:
+    class Chatty(Mixed):
+        def conversation(self, index: int) -> list[dict[str, Any]]:
+            raise RuntimeError("first\nsecond\n  third")
+
+    assert conversations(Chatty("b"), 1)[0].skipped == ["sample 0: RuntimeError: first second third"]
+
+
 def test_a_batch_of_broken_samples_alone_is_empty() -> None:
     assert conversations(Mixed("bbbb"))[0] == Batch([], [f"sample {index}: it is broken" for index in range(4)])
 

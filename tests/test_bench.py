@@ -314,7 +314,7 @@ def test_a_failing_process_says_why(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------- cli
 
 
-TINY = ("--layers", "1", "--frames", "1", "--patches", "4x4", "--tokens", "8", "--context", "4", "--new-tokens", "2")
+TINY = ("--layers", "1", "--frames", "1", "--patches", "4x4", "--tokens", "8", "--context", "4", "--new-tokens", "3")
 
 
 def run(capfd, *arguments, rc=0):
@@ -353,7 +353,7 @@ def test_unequal_output_ends_with_one(capfd, small_limits, monkeypatch):
         (["--patches", "24"], "--patches should be rows x columns"),
         (["--patches", "5x4"], "even numbers of rows and columns"),
         (["--repeats", "0"], "repeats should be at least 1, not 0"),
-        (["--new-tokens", "1"], "new-tokens should be at least 2"),
+        (["--new-tokens", "2"], "new-tokens should be at least 3"),
         (["--dtype", "int8"], "no dtype named 'int8'"),
         (["ask", "--video", "nowhere.mp4"], "nowhere.mp4 is not a file"),
         (["--clip-height", "33"], "clip-height should be an even number"),

@@ -130,6 +130,12 @@ def test_a_file_in_the_way(short: list[Any], vl3ref_main: Run, tmp_path: Path) -
     assert err.splitlines()[-1].startswith("error: ") and "Not a directory" in err
 
 
+def test_the_recipe_runs_in_one_process(vl3ref_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _, err = vl3ref_main("train", "--recipe", "tiny", "--out", tmp_path / "run", rc=2)
+    assert "start it without torchrun" in err and not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_written_over(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
     vl3ref_main("train", *short)
     before = weights(tmp_path / "run" / "final"), read_log(tmp_path / "run" / "log.csv")

@@ -34,7 +34,7 @@ from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.training import run_state
 from vl3ref.training.batches import Batch, Conversations
-from vl3ref.training.distributed import Processes, clip_gradients
+from vl3ref.training.distributed import Processes, clip_gradients, shard
 from vl3ref.training.objectives import NextToken
 from vl3ref.training.run_log import COLUMNS, RunLog, read_log
 from vl3ref.training.run_state import checkpoints, latest_checkpoint
@@ -561,6 +561,12 @@ def test_a_new_run_does_not_begin_in_a_folder_that_holds_another(tmp_path: Path)
     assert (listing(tmp_path), rows(tmp_path)) == (before, log)
 
 
+def test_a_run_does_not_go_on_with_other_batches(tmp_path: Path) -> None:
+    Run(tmp_path, "gggg" * 2).train()
+    with pytest.raises(TrainingError, match=r"its batch size is 4, this run's 2\); give the options"):
+        Run(tmp_path, "gggg" * 2, batch=2).train()
+
+
 # --------------------------------------------------------------------------------------------- going on in this process
 
 
@@ -808,6 +814,35 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shutil.copytree(folder / "two" / "checkpoint-000002", folder / "two, then one" / "checkpoint-000002")
     assert replace(run, folder=folder / "two, then one").in_own_process() == 0
     return {path.name: path for path in folder.iterdir()}
+
+
+def test_sharded_bfloat16_leaves_pixels_and_rotations_in_float32(tmp_path: Path) -> None:
+    """DiffFP's threshold and the rotations' angles need more digits than bfloat16 has."""
+    seen = []
+    [pack] = Conversations(Mixed("s"), processor(), STAGE, 1, shuffle=False)[0].packs
+    model = small_model()
+    prune = model.pruner
+
+    def noted(pixels: Tensor, *layout: Any) -> Tensor:
+        seen.append(("pixels", pixels.dtype))
+        return prune(pixels, *layout)
+
+    model.pruner = noted
+    block = model.vision_encoder.encoder.layers[0]
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "s"), 1), rank=0, world_size=1
+    )
+    try:
+        shard(model, torch.device("cpu"), bfloat16=True)
+        block.register_forward_pre_hook(lambda _, given: seen.append(("rotation", given[1].cos.dtype)))
+        block.register_forward_hook(lambda _, given, out: seen.append(("features", out.dtype)))
+        loss = NextToken().loss(model, pack)
+        loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert loss.dtype == torch.float32
+    wanted = {("pixels", torch.float32), ("rotation", torch.float32), ("features", torch.bfloat16)}
+    assert set(seen) == wanted
 
 
 def assert_same_losses(ours: Path, expected: Path, first: int = 1) -> None:

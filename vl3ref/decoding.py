@@ -1,7 +1,7 @@
 """One decoding step, newest tokens -> logits, three ways.
 
     eager      layer after layer from Python; the default on a CPU
-    captured   a CUDA graph, recorded once and replayed: one launch a token instead of some twenty a layer; the default
+    captured   a CUDA graph, recorded once and replayed: one launch a token instead of dozens a layer; the default
                on a GPU
     compiled   torch.compile's: fewer, fused kernels, after a minute of compiling. For those who ask for it
 
@@ -75,11 +75,12 @@ class Captured:
         device = cache.keys[0].device
         self.positions = torch.tensor(cache.lengths, device=device)
         self.tokens = torch.zeros_like(self.positions)
-        self._compute()  # outside the capture, where libraries may still allocate; what it writes is overwritten
-        self.positions.copy_(torch.tensor(cache.lengths))
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = self._compute()
+        with torch.cuda.device(device):  # a capture's stream is the current device's, which may be another one
+            self._compute()  # outside the capture, where libraries may still allocate; what it writes is overwritten
+            self.positions.copy_(torch.tensor(cache.lengths))
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(device)):
+                self.logits = self._compute()
 
     def _compute(self) -> Tensor:
         logits = static_logits(self.decoder, self.cache, self.tokens, self.positions)
@@ -88,7 +89,8 @@ class Captured:
 
     def __call__(self, tokens: Int[Tensor, " conversations"]) -> Float[Tensor, "conversations vocab"]:
         self.tokens.copy_(tokens)
-        self.graph.replay()
+        with torch.cuda.device(self.tokens.device):
+            self.graph.replay()
         self.cache.advance([1] * len(tokens))
         return self.logits
 

@@ -25,7 +25,7 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may come between
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)
-    device = torch.device(job.settings.device)
+    device = torch.device("cpu" if job.work == "preprocess" else job.settings.device)
     work, tell = PREPARE[job.work](job)
 
     def exchange(word: object) -> None:
@@ -128,6 +128,7 @@ def _device_memory(device: torch.device) -> int | None:
     """Bytes in use on a GPU, from where its peak is counted; None without one."""
     if device.type != "cuda":
         return None
+    torch.cuda.init()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 

@@ -11,6 +11,7 @@ from vl3ref.bench.clips import screen_frames
 from vl3ref.bench.measure import in_turn, timed
 from vl3ref.bench.result import Check, Row, close
 from vl3ref.bench.settings import Pair
+from vl3ref.bench.towers import logits_theirs
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.parity.reference import twin_inputs
@@ -30,14 +31,15 @@ def screen(pair: Pair) -> list[Row]:
     samples = in_turn(
         {
             "ours": timed(lambda: logits(model, inputs), pair.device),
-            "theirs": timed(lambda: logits_theirs(pair, pixels), pair.device),
+            "theirs": timed(lambda: logits_theirs(pair.theirs, **pixels), pair.device),
             "moving": timed(lambda: logits(model, moving), pair.device),
         },
         settings.repeats,
         settings.budget,
     )
     rows, numbers = _counted(model, inputs)
-    same = [close("logits", logits(model, inputs), logits_theirs(pair, pixels)), _repeats_are_identical(model, inputs)]
+    theirs = logits_theirs(pair.theirs, **pixels)
+    same = [close("logits", logits(model, inputs), theirs), _repeats_are_identical(model, inputs)]
     moving_rows, _ = _counted(model, moving)
     size = f"{settings.frames} frames of {_grid(inputs)} patches"
     return [
@@ -60,11 +62,6 @@ def logits(model: VideoLLaMA3, inputs: ModelInputs) -> Tensor:
     found = model(inputs, logits_to_keep=1).logits
     assert found is not None
     return found[0]
-
-
-@torch.no_grad()
-def logits_theirs(pair: Pair, given: dict[str, Tensor]) -> Tensor:
-    return pair.theirs(**given, logits_to_keep=1).logits[0, -1]
 
 
 def _inputs(pair: Pair, every: int) -> ModelInputs:
@@ -98,17 +95,16 @@ def _counted(model: VideoLLaMA3, inputs: ModelInputs) -> tuple[str, dict[str, in
 
 @torch.no_grad()
 def _repeats_are_identical(model: VideoLLaMA3, inputs: ModelInputs) -> Check:
-    """A frame whose pixels repeat the one before has the very same features, and those of the clip's distinct frames
-    encoded by themselves."""
-    assert inputs.pixel_values is not None and inputs.grid_sizes is not None and inputs.merge_sizes is not None
-    frames, rows, columns = inputs.grid_sizes[0].tolist()
-    pixels = inputs.pixel_values.unflatten(0, (frames, rows * columns))
-    first = [0, *(n for n in range(1, frames) if not torch.equal(pixels[n], pixels[n - 1]))]
-    source = [max(n for n in first if n <= frame) for frame in range(frames)]
-    features = model.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
-    features = features.unflatten(0, (frames, -1))
-    identical = torch.equal(features, features[source])
-    return Check(f"repeated frames have {'' if identical else 'not '}identical features", True)
+    """All features are those that the encoder gives when it encodes every frame, repeated or not."""
+    encoder = model.vision_encoder
+    given = (inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
+    features = encoder(*given)
+    encoder.reuse_frames = False
+    try:
+        identical = torch.equal(features, encoder(*given))
+    finally:
+        encoder.reuse_frames = True
+    return Check(f"features are {'' if identical else 'not '}those of every frame encoded by itself", identical)
 
 
 @contextmanager

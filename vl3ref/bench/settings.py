@@ -70,8 +70,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', '-')} should be at least 1, not {value}")
-        if self.new_tokens < 2:
-            raise InputError(f"new-tokens should be at least 2, not {self.new_tokens}: the first one is the prefill's")
+        if self.new_tokens < 3:
+            raise InputError(
+                f"new-tokens should be at least 3, not {self.new_tokens}: time runs from the second to the last"
+            )
         if self.rows % MERGE or self.columns % MERGE:
             raise InputError(f"patches should be even numbers of rows and columns, not {self.rows}x{self.columns}")
         if self.dtype not in DTYPES:

@@ -25,7 +25,8 @@ def encode(model: VideoLLaMA3, video: Video) -> Tensor:
 
 @torch.no_grad()
 def encode_theirs(reference: Any, video: Video) -> Tensor:
-    pixels, grid_sizes, merge_sizes = video
+    pixels, *sizes = video
+    grid_sizes, merge_sizes = (size.to(pixels.device) for size in sizes)  # where it computes positions from them
     encoder = reference.model.vision_model
     return encoder(pixel_values=pixels, grid_thw=grid_sizes, merge_sizes=merge_sizes).last_hidden_state
 
@@ -37,7 +38,14 @@ def prefill(decoder: LanguageModel, ids: Tensor) -> int:
 
 @torch.no_grad()
 def prefill_theirs(reference: Any, ids: Tensor) -> int:
-    return int(reference(input_ids=ids[None], use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+    return int(logits_theirs(reference, input_ids=ids[None], use_cache=True).argmax())
+
+
+@torch.no_grad()
+def logits_theirs(reference: Any, **given: Any) -> Tensor:
+    """(vocab,) of the last token. transformers' own forward makes those of every token: at 512 tokens that costs as
+    much as four of the 2B's layers, and would be all that is compared."""
+    return reference.lm_head(reference.model(**given).last_hidden_state[0, -1])
 
 
 def vision(pair: Pair) -> list[Row]:
@@ -106,9 +114,8 @@ def last_logits(decoder: LanguageModel, ids: Tensor) -> Tensor:
     return decoder(ids, [len(ids)], logits_to_keep=1)[0]
 
 
-@torch.no_grad()
 def last_logits_theirs(reference: Any, ids: Tensor) -> Tensor:
-    return reference(input_ids=ids[None], logits_to_keep=1).logits[0, -1]
+    return logits_theirs(reference, input_ids=ids[None])
 
 
 def _placed(pair: Pair, frames: int) -> Video:

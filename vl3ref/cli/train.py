@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,14 +59,15 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m vl3ref train ...
     """
-    others = {name: x for name, x in locals().items() if name not in ("recipe", "out", "resume", "workers")}
+    others = {name: x for name, x in locals().items() if name not in ("recipe", "out", "resume", "workers", "device")}
     folder = out or Path("runs") / (recipe or f"stage-{stage}")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
     at_least("--workers", workers, 0)
     if recipe is not None:
         _check_nothing_else_given(others)
-        _train_recipe(folder, resume, workers)
+        check_device(device)
+        _train_recipe(folder, resume, workers, device)
         return
     if not data:
         raise InputError("name annotation files to learn from, or --recipe tiny, which needs none")
@@ -98,8 +100,8 @@ def train(
     with started(place) as processes:
         if processes.first:
             note(f"{len(samples)} samples, {total} steps of {batch}; logs and checkpoints in {folder}")
-        settings = (samples, chosen, plan, folder, batch, pack, True, resume, processes)
-        stage_run.train_stage(network.to(place), processor, *settings)
+        settings = (samples, chosen, plan, folder, batch, pack, True, resume, processes, place)
+        stage_run.train_stage(network, processor, *settings)
         if processes.first:
             final = stage_run.finish(folder, dtype)
             note(f"wrote {final}")
@@ -118,11 +120,14 @@ def at_least(name: str, number: int | None, least: int) -> None:
         raise InputError(f"{name} should be at least {least}, not {number}")
 
 
-def _train_recipe(folder: Path, resume: bool, workers: int) -> None:
+def _train_recipe(folder: Path, resume: bool, workers: int, device: str | None) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--recipe trains a small model in one process; start it without torchrun")
+    from vl3ref.training.distributed import own_device
     from vl3ref.training.recipe import train_tiny
 
     note(f"logs and checkpoints in {folder}; interrupted, the run goes on with --resume")
-    note(f"wrote {train_tiny(folder, resume=resume, workers=workers)}")
+    note(f"wrote {train_tiny(folder, resume=resume, workers=workers, device=own_device(device))}")
 
 
 def _stage(number: int, *rates: float | None) -> "Stage":

@@ -115,7 +115,7 @@ def patchify(
             p=patch_size,
             q=patch_size,
         )
-        np.take(PIXEL_TABLE, blocks, out=patches[index])
+        np.take(PIXEL_TABLE, blocks, out=patches[index], mode="clip")  # "raise" would go through a copy of `out`
     assert index == count - 1
     return torch.from_numpy(patches).flatten(0, 1)
 

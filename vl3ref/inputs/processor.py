@@ -269,13 +269,13 @@ def _pack(prepared: Sequence[_Prepared], config: ProcessorConfig, return_labels:
     def joined(name: str) -> list[Any]:
         return [x for one in prepared for x in getattr(one, name)]
 
-    visual = bool(joined("grids"))
+    pixels = joined("pixels")
     return ModelInputs(
         input_ids=torch.tensor(joined("ids")),
         lengths=torch.tensor([len(one.ids) for one in prepared]),
-        pixel_values=torch.cat(joined("pixels")) if visual else None,
-        grid_sizes=torch.tensor(joined("grids")) if visual else None,
-        merge_sizes=torch.tensor(joined("merges")) if visual else None,
+        pixel_values=torch.cat(pixels) if len(pixels) > 1 else pixels[0] if pixels else None,
+        grid_sizes=torch.tensor(joined("grids")) if pixels else None,
+        merge_sizes=torch.tensor(joined("merges")) if pixels else None,
         modals=joined("modals"),
         diff_fp=float(config.diff_fp) if type(config.diff_fp) is int else config.diff_fp,
         labels=torch.tensor(joined("labels")) if return_labels else None,

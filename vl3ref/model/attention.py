@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from vl3ref.model.kv_cache import Step
 
@@ -77,7 +78,7 @@ def cached_attention(
             rearrange(q_new, "n h d -> 1 h n d"),
             keys[b : b + 1, :, :total],
             values[b : b + 1, :, :total],
-            attn_mask=_late_causal_mask(step.lengths[b], total, q.device) if past else None,
+            attn_mask=_late_causal(step.lengths[b], total, q.device) if past else None,
             is_causal=not past,
             enable_gqa=q.shape[1] != keys.shape[1],
         )
@@ -122,8 +123,13 @@ def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Ten
     return out.reshape(conversations, heads, head_dim)
 
 
-def _late_causal_mask(new: int, total: int, device: torch.device) -> Tensor:
-    """(new, total): the last `new` of `total` tokens see everything up to themselves."""
+def _late_causal(new: int, total: int, device: torch.device) -> Tensor:
+    """The last `new` of `total` tokens see everything up to themselves.
+
+    CUDA's fused kernels take no mask, but know this case by name; a CPU's takes the mask, (new, total).
+    """
+    if device.type == "cuda":
+        return causal_lower_right(new, total)
     return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
 
 

@@ -106,7 +106,7 @@ class VisionEncoder(nn.Module):
         for start in range(0, len(distinct), size):
             chunk = distinct[start : start + size]
             filled = chunk + chunk[-1:] * (size - len(chunk))
-            visual = (by_frame[filled].flatten(0, 1), (size, height, width), merge)
+            visual = (torch.cat([by_frame[index] for index in filled]), (size, height, width), merge)
             features = self._encode([visual], recording)
             if recording is not None:
                 recording.forget_last(size - len(chunk), height * width)

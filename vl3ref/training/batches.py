@@ -82,6 +82,7 @@ class Conversations(Dataset[Batch]):
             except Exception as error:  # whatever one file of millions does to a library must not end the run
                 name, reason = self.samples.name(index), str(error)
                 reason = reason if isinstance(error, VL3Error | OSError) else f"{type(error).__name__}: {reason}"
+                reason = " ".join(reason.split())  # a line of the log
                 batch.skipped.append(reason if reason.startswith(name) else f"{name}: {reason}")
         batch.packs = list(packed(prepared, self.pack_tokens))
         return batch

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -80,18 +81,25 @@ def started(device: torch.device) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def shard(model: VideoLLaMA3, bfloat16: bool = False) -> None:
+def shard(model: VideoLLaMA3, device: torch.device, bfloat16: bool = False) -> None:
     """Spread every parameter over all processes. A layer's are gathered while it computes, and forgotten after it.
 
     Args:
+        model: on the CPU. One layer after another goes to the device, and all but this process's share of it away
+            again: the whole model need not fit there.
+        device: where this process computes.
         bfloat16: gather and compute in it; each process's share, its gradients' sum and AdamW's moments stay float32.
     """
-    narrow = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = narrow if bfloat16 else MixedPrecisionPolicy()
+    # Inputs are left as they are: pixels and the vision encoder's rotations have to stay float32.
+    narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+        "mp_policy": narrow if bfloat16 else MixedPrecisionPolicy(),
+    }
     for module in model.modules():
         if isinstance(module, DecoderLayer | EncoderLayer):
-            fully_shard(module, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
+            fully_shard(module, **settings)
+    fully_shard(model, **settings)
     model.vision_encoder.chunk_patches = None  # once through its layers, however much there is to see: see `level`
 
 
@@ -117,7 +125,7 @@ def _patch(model: VideoLLaMA3, learnt: bool) -> ModelInputs:
     """A conversation of one grey patch, followed by a token that is learnt or not."""
     image = model.config.image_token_id
     after = 0 if image else 1
-    inputs = ModelInputs(
+    return ModelInputs(
         input_ids=torch.tensor([image, after]),
         lengths=torch.tensor([2]),
         pixel_values=torch.zeros(1, model.config.vision.patch_values),
@@ -126,7 +134,6 @@ def _patch(model: VideoLLaMA3, learnt: bool) -> ModelInputs:
         modals=["image"],
         labels=torch.tensor([IGNORED, after if learnt else IGNORED]),
     )
-    return inputs.to(model.device)
 
 
 def clip_gradients(model: nn.Module, most: float) -> float:

@@ -96,21 +96,35 @@ def _remove(checkpoint: Path) -> None:
         shutil.rmtree(hidden)
 
 
+def order_of(batches: Any) -> dict[str, int]:
+    """What decides which samples a step has. Steps done are counted, so a run that goes on must have it alike."""
+    found = {name: getattr(batches, name, None) for name in ("batch_size", "shuffle", "seed")}
+    if found["shuffle"]:  # among all of them; in their own order, more may have been added
+        found["samples"] = len(batches.samples)
+    return {name: int(value) for name, value in found.items() if value is not None}
+
+
 def restore(
-    checkpoint: Path, title: str, model: nn.Module, optimiser: torch.optim.Optimizer, files: ModelFiles
+    checkpoint: Path,
+    title: str,
+    batches: Any,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    files: ModelFiles,
 ) -> dict[str, Any]:
     """Put a checkpoint's parameters and moments in place. Returns the rest of the state.
 
     The optimiser's settings (rates, weight decay) stay what they are: a run may go on with lower ones.
 
     Raises:
-        TrainingError: the checkpoint is of another model or of a run of another title, or damaged.
+        TrainingError: the checkpoint is of another model, of a run of another title or with other batches, or damaged.
     """
     settings = [{name: x for name, x in group.items() if name != "params"} for group in optimiser.param_groups]
     try:
         state = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
         if state.get("title", title) != title:
             raise ValueError(f"it is of {state['title']}, not of {title}")
+        _check_order(state.get("order", {}), order_of(batches))
         parameters: dict[str, Any] = dict(files.read(checkpoint))
         _check_fit(parameters, model)
         set_model_state_dict(model, parameters, options=SPREAD)
@@ -123,6 +137,12 @@ def restore(
     for group, own in zip(optimiser.param_groups, settings, strict=True):
         group.update(own)
     return dict(state)
+
+
+def _check_order(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            raise ValueError(f"its {name.replace('_', ' ')} is {before[name]}, this run's {now[name]}")
 
 
 def _check_fit(parameters: Mapping[str, Tensor], model: nn.Module) -> None:

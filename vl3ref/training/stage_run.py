@@ -42,26 +42,31 @@ def train_stage(
     shuffle: bool = False,
     resume: bool = False,
     processes: Processes | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Train a model, in place, through one stage.
 
     Args:
-        model: float32, on the device it is to be trained on. With several processes it is spread over them.
+        model: float32. It goes to the device; with several processes it should come from the CPU, and is spread over
+            their devices.
         samples: what it learns from.
         folder: of the run: logs and checkpoints.
         batch_size: conversations per step, over all processes.
         pack_tokens: of a packed sequence, as far as conversations are shorter.
         resume: go on from the newest checkpoint in the folder, if there is one.
+        device: where this process computes; None for where the model is.
 
     Raises:
         TrainingError: the run cannot go on.
     """
-    processes = processes or Processes()
+    processes, device = processes or Processes(), device or model.device
     sees = replace(processor.config, image_merge_size=stage.image_merge, video_merge_size=stage.video_merge)
     processor = Processor(processor.tokenizer, sees)
     freeze(model, stage)
     if processes.world > 1:
-        shard(model, plan.bfloat16)
+        shard(model, device, plan.bfloat16)
+    else:
+        model.to(device)
     batches = Conversations(
         samples, processor, stage, batch_size, pack_tokens, shuffle, rank=processes.rank, world=processes.world
     )

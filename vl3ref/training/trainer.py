@@ -20,7 +20,7 @@ from vl3ref.training.batches import Batch
 from vl3ref.training.distributed import Processes, clip_gradients, level
 from vl3ref.training.objectives import Objective
 from vl3ref.training.run_log import RunLog
-from vl3ref.training.run_state import ModelFiles, latest_checkpoint, restore, save
+from vl3ref.training.run_state import ModelFiles, latest_checkpoint, order_of, restore, save
 from vl3ref.training.stages import BETAS, CLIP, EPSILON, WARM_UP
 
 
@@ -110,7 +110,7 @@ class Trainer:
         if checkpoint is not None and not resume:
             raise TrainingError(f"{self.folder} holds a run already; give --resume to go on with it, or another folder")
         if checkpoint is not None:
-            state = restore(checkpoint, self.title, self.model, self.optimiser, self.files)
+            state = restore(checkpoint, self.title, self.batches, self.model, self.optimiser, self.files)
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
         log = RunLog(self.folder, self.title, self.plan.steps, self.step, self.processes.first)
         with log:
@@ -131,7 +131,7 @@ class Trainer:
             batch_size=None,
             sampler=range(self.step, self.plan.steps),
             num_workers=self.plan.workers,
-            prefetch_factor=4 if self.plan.workers else None,
+            prefetch_factor=2 if self.plan.workers else None,  # as many steps' pixels are held ahead by each worker
             worker_init_fn=_one_thread,
         )
 
@@ -141,14 +141,14 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * rate
         device = next(self.model.parameters()).device
-        own = [pack.to(device) for pack in batch.packs]
-        tokens = self.processes.total(sum(pack.lengths.sum().item() for pack in own))
-        packs = level(own, self.model, self.processes)
+        tokens = self.processes.total(sum(pack.lengths.sum().item() for pack in batch.packs))
+        packs = level(batch.packs, self.model, self.processes)
         learnt = self.processes.total(sum(weight * self.objective.count(pack) for pack, weight in packs))
         if not learnt:
             return self._pass_over(rate)
         summed = 0.0
         for pack, weight in packs:
+            pack = pack.to(device)  # one at a time: the pixels of a whole step can be 10 GB
             with torch.autocast(device.type, torch.bfloat16, enabled=self.plan.bfloat16):
                 loss = self.objective.loss(self.model, pack)
             if loss.requires_grad:  # text, where the decoder is frozen, passes by all that is trained
@@ -193,7 +193,8 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        state = {"title": self.title, "step": self.step, "seen": self.seen, "broken": self.broken}
+        progress = {"step": self.step, "seen": self.seen, "broken": self.broken}
+        state = {"title": self.title, "order": order_of(self.batches), **progress}
         save(self.folder, self.model, self.optimiser, state, self.files, self.plan.keep, self.processes)
 
 
