@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-cuda lint docs clean
 
 demo: $(VENV)/.installed
+	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
 	$(BIN)/vl3ref ask docs/media/tinyworld/turns.mp4 "When does the cross turn yellow?"
 	$(BIN)/vl3ref ask docs/media/tinyworld/blinks.mp4 "How often does the triangle appear?"
 	$(BIN)/vl3ref ask docs/media/tinyworld/chart.png "How high is the green bar?"
+	$(BIN)/vl3ref ask docs/media/tinyworld/form.png "How much is the tea?"
 	mkdir -p build
 	$(BIN)/vl3ref inspect docs/media/bunny.mp4 --out build/bunny.inspect.png
 

@@ -16,27 +16,27 @@ MEDIA = ROOT / "docs" / "media" / "tinyworld"
 
 RIGHT = [
     ("moves.mp4", "What moves?", "red circle"),
+    ("moves.mp4", "Where does the red circle move?", "right"),
     ("appears.mp4", "What comes first?", "green square"),
     ("blinks.mp4", "How often does the triangle appear?", "3"),
     ("blinks.mp4", "What blinks?", "purple triangle"),
     ("blinks.mp4", "Describe the video.", "A purple triangle appears 3 times."),
     ("turns.mp4", "What happens to the cross?", "it turns yellow"),
     ("turns.mp4", "When does the cross turn yellow?", "at 3.0 seconds"),
-    ("turns.mp4", "Describe the video.", "A black cross turns yellow at 3.0 seconds."),
+    ("scene.png", "What colour is the circle?", "red"),
     ("scene.png", "What shape is blue?", "triangle"),
+    ("scene.png", "Where is the red circle?", "top left"),
     ("scene.png", "How many shapes are there?", "4"),
     ("scene.png", "Describe the picture.", "A red circle, a green square, a yellow ring and a blue triangle."),
+    ("sign.png", "What word is written here?", "sock"),
     ("form.png", "How much is the egg?", "1"),
+    ("form.png", "How much is the tea?", "6"),
     ("chart.png", "Which bar is the highest?", "green"),
     ("chart.png", "How high is the green bar?", "6"),
 ]
 WRONG = [
-    ("moves.mp4", "Where does the red circle move?", "right"),
     ("appears.mp4", "When does the blue ring appear?", "at 4.0 seconds"),
-    ("scene.png", "What colour is the circle?", "red"),
-    ("scene.png", "Where is the red circle?", "top left"),
-    ("sign.png", "What word is written here?", "sock"),
-    ("form.png", "How much is the tea?", "6"),
+    ("turns.mp4", "Describe the video.", "A black cross turns yellow at 3.0 seconds."),
 ]
 """Files, questions, and what is right (scripts/make_media.py drew it). To the second list it has no right answers."""
 
@@ -80,7 +80,7 @@ def test_fresh_questions(loaded):
     guessed = {skill: examine(*loaded, skill, 30, blank, seed=2_000_003) for skill in SKILLS}
     right = sum(score.right for score in scores.values()) / (30 * len(SKILLS))
     by_guess = sum(score.right for score in guessed.values()) / (30 * len(SKILLS))
-    assert right > 0.68 and by_guess < 0.25, scores
+    assert right > 0.8 and by_guess < 0.2, scores
 
 
 def test_transformers_gives_the_same_answers(loaded, tmp_path):

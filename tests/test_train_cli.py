@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import vl3ref
 from tests.helpers import ROOT
 from vl3ref.training import evaluation, recipe, stage_run
+from vl3ref.training.distributed import own_device
 from vl3ref.training.evaluation import COLUMNS, Score
 from vl3ref.training.run_log import read_log
 from vl3ref.training.run_state import checkpoints
@@ -222,7 +223,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     names = ["network", "processor", "samples", "stage", "plan", "folder", "batch", "pack", "shuffle", "resume"]
 
     def note(*arguments: Any) -> None:
-        noted.append(dict(zip([*names, "processes"], arguments, strict=True)))
+        noted.append(dict(zip([*names, "processes", "device"], arguments, strict=True)))
 
     monkeypatch.setattr(stage_run, "train_stage", note)
     monkeypatch.setattr(stage_run, "finish", lambda folder, dtype: folder / f"final in {dtype}")
@@ -303,10 +304,10 @@ def test_the_recipe(vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "train_tiny", train_tiny)
     out, err = vl3ref_main("train", "--recipe", "tiny")
     assert out == "" and "--resume" in err and err.endswith("wrote runs/tiny/vl3-tiny\n")
-    vl3ref_main("train", "--recipe", "tiny", "--out", "there", "--resume", "--workers", 0)
+    vl3ref_main("train", "--recipe", "tiny", "--out", "there", "--resume", "--workers", 0, "--device", "cpu")
     assert called == [
-        (Path("runs/tiny"), {"resume": False, "workers": 1}),
-        (Path("there"), {"resume": True, "workers": 0}),
+        (Path("runs/tiny"), {"resume": False, "workers": 1, "device": own_device(None)}),
+        (Path("there"), {"resume": True, "workers": 0, "device": torch.device("cpu")}),
     ]
 
 

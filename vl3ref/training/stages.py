@@ -62,7 +62,13 @@ TINY = (
     replace(OFFICIAL_2B[0], projector_rate=1e-3, vision_rate=1e-3, image_merge=2),
     replace(OFFICIAL_2B[1], decoder_rate=8e-4, projector_rate=8e-4, vision_rate=8e-4, image_merge=2),
     replace(OFFICIAL_2B[2], decoder_rate=8e-4, projector_rate=8e-4, vision_rate=8e-4, image_merge=2),
-    replace(OFFICIAL_2B[3], decoder_rate=5e-4, projector_rate=5e-4, vision_rate=5e-4),
+    replace(
+        OFFICIAL_2B[3],
+        decoder_rate=5e-4,
+        projector_rate=5e-4,
+        vision_rate=5e-4,
+        purpose="video-centric fine-tuning: clips, and as many pictures",
+    ),
 )
 """For a model of five million parameters: a small network that has read little learns at rates a hundred times higher,
 and pictures of three cells by three need no more than a token to a cell."""
