@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from vl3ref.model.kv_cache import Step
 
@@ -129,6 +128,8 @@ def _late_causal(new: int, total: int, device: torch.device) -> Tensor:
     CUDA's fused kernels take no mask, but know this case by name; a CPU's takes the mask, (new, total).
     """
     if device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right  # takes as long to import as the rest of torch
+
         return causal_lower_right(new, total)
     return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
 
