@@ -70,7 +70,7 @@ class KVCache:
         return self.keys[0].shape[2]
 
     def _rotation(self) -> Rotation:
-        """Of every position there is room for: looked up while decoding, where making it anew took 8 % of a token."""
+        """Of every position there is room for: looked up while decoding, instead of made anew for every token."""
         positions = torch.arange(self.capacity, device=self.keys[0].device)
         return text_rotation(positions, self.config.head_dim, self.config.rope_theta, self.keys[0].dtype)
 
