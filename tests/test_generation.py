@@ -16,7 +16,7 @@ from vl3ref import InputError
 from vl3ref.checkpoints import load_language_model, load_model
 from vl3ref.generation import Chooser, Sampling, generate, stream
 from vl3ref.model.kv_cache import KVCache
-from vl3ref.model.language_model import LanguageModel
+from vl3ref.model.language_model import MLP_CHUNK, LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import join
 
@@ -287,22 +287,36 @@ def test_a_cache_is_continued_by_one_conversation_only(model: VideoLLaMA3) -> No
 
 @quick
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3), chunk=st.integers(1, 8), seed=st.integers(0, 1000))
-def test_prefilling_in_pieces_is_one_full_pass(
-    decoder: LanguageModel, lengths: list[int], chunk: int, seed: int
-) -> None:
+def test_an_mlp_in_pieces_is_the_mlp(decoder: LanguageModel, lengths: list[int], chunk: int, seed: int) -> None:
     ids = torch.randint(4, 250, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
     results = []
-    for size in (None, chunk):
+    for size in (None, chunk, MLP_CHUNK):
         cache = KVCache(decoder.config, len(lengths), max(lengths), torch.float32, "cpu")
-        decoder.prefill_chunk = size
+        decoder.chunk_mlps(size)
+        outputs: list[torch.Tensor] = []
+        gate = decoder.layers[0].mlp.gate_proj
+        hook = gate.register_forward_hook(lambda *args, outputs=outputs: outputs.append(args[2]))
         with torch.no_grad():
             results.append((decoder.prefill(decoder.embed_tokens(ids), lengths, cache), cache))
-    decoder.prefill_chunk = 2048
-    (whole, expected), (pieces, cache) = results
+        hook.remove()
+        seen = [len(output) for output in outputs]
+        assert sum(seen) == sum(lengths) and max(seen) <= (size or sum(lengths))
+    (whole, expected), (pieces, cache), _ = results
     assert (whole - pieces).abs().max() < 2e-5
     assert cache.lengths == expected.lengths == lengths
     for in_pieces, at_once in zip(cache.keys + cache.values, expected.keys + expected.values, strict=True):
         assert (in_pieces - at_once).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("past", [1, 700])
+@pytest.mark.parametrize("new", [2, 512, 513, 1100])
+def test_a_long_later_turn_is_one_full_pass(decoder: LanguageModel, past: int, new: int) -> None:
+    """Its queries attend in pieces, so that the mask does not grow with both lengths."""
+    ids = torch.randint(4, 250, (past + new,), generator=torch.Generator().manual_seed(past))
+    cache = KVCache(decoder.config, 1, past + new, torch.float32, "cpu")
+    with torch.no_grad():
+        decoder(ids[:past], cache=cache)
+        assert (decoder(ids[past:], cache=cache) - decoder(ids)[past:]).abs().max() < 2e-5
 
 
 @quick

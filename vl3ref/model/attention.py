@@ -21,6 +21,9 @@ from torch import Tensor
 
 from vl3ref.model.kv_cache import Step
 
+LATE_CHUNK = 512
+"""Queries of a later turn that attend together on a CPU: their mask is (512, keys)."""
+
 
 def packed_attention(
     q: Float[Tensor, "tokens heads head_dim"],
@@ -70,18 +73,11 @@ def cached_attention(
         return _attend_one_each(q, keys, values, step)
     outputs = []
     for b, q_new in enumerate(q.split(list(step.lengths))):
-        if not step.lengths[b]:
-            continue
-        past, total = step.past[b], step.past[b] + step.lengths[b]
-        out = F.scaled_dot_product_attention(
-            rearrange(q_new, "n h d -> 1 h n d"),
-            keys[b : b + 1, :, :total],
-            values[b : b + 1, :, :total],
-            attn_mask=_late_causal(step.lengths[b], total, q.device) if past else None,
-            is_causal=not past,
-            enable_gqa=q.shape[1] != keys.shape[1],
-        )
-        outputs.append(rearrange(out, "1 h n d -> n h d"))
+        total = step.past[b] + step.lengths[b]
+        if step.lengths[b]:
+            k, v = keys[b : b + 1, :, :total], values[b : b + 1, :, :total]
+            out = _attend_late(rearrange(q_new, "n h d -> 1 h n d"), k, v)
+            outputs.append(rearrange(out, "1 h n d -> n h d"))
     return torch.cat(outputs)
 
 
@@ -122,16 +118,30 @@ def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Ten
     return out.reshape(conversations, heads, head_dim)
 
 
-def _late_causal(new: int, total: int, device: torch.device) -> Tensor:
-    """The last `new` of `total` tokens see everything up to themselves.
+def _attend_late(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The last queries of a sequence, (1, heads, new, head_dim), see every key up to themselves, of (1, heads, total,
+    head_dim).
 
-    CUDA's fused kernels take no mask, but know this case by name; a CPU's takes the mask, (new, total).
+    CUDA's fused kernels take no mask, but know this case by name. A CPU's know it only where the queries begin with the
+    sequence; others go in pieces, so that no mask grows with both lengths.
     """
-    if device.type == "cuda":
+    new, total = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    if q.is_cuda and new < total:
         from torch.nn.attention.bias import causal_lower_right  # takes as long to import as the rest of torch
 
-        return causal_lower_right(new, total)
-    return torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)
+        return F.scaled_dot_product_attention(q, k, v, causal_lower_right(new, total), enable_gqa=grouped)
+    if new == total:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    outputs = []
+    seen = total - new
+    for piece in q.split(LATE_CHUNK, dim=2):
+        before, seen = seen, seen + piece.shape[2]
+        mask = torch.ones(piece.shape[2], seen, dtype=torch.bool, device=q.device).tril(before)
+        outputs.append(
+            F.scaled_dot_product_attention(piece, k[:, :, :seen], v[:, :, :seen], attn_mask=mask, enable_gqa=grouped)
+        )
+    return torch.cat(outputs, dim=2)
 
 
 def _as_list(lengths: Sequence[int] | Tensor) -> list[int]:

@@ -22,8 +22,8 @@ from vl3ref.model.recording import Recording
 from vl3ref.model.rope import Rotation, rotate, text_rotation
 from vl3ref.model_inputs import IGNORED
 
-PREFILL_CHUNK = 2048
-"""Prompt tokens computed at once: the MLP of the 2B then holds 0.2 GB of activations, whatever the prompt's length."""
+MLP_CHUNK = 2048
+"""Tokens that an MLP computes at once: the 2B's then holds 0.2 GB of activations, however long the prompt."""
 
 LOSS_CHUNK = 1024
 """Tokens whose logits are held at once while the loss is computed: 0.6 GB in float32 with Qwen's vocabulary."""
@@ -33,7 +33,6 @@ class LanguageModel(nn.Module):
     """Qwen2.5 with its head (the embedding table itself where the checkpoint ties them).
 
     Attributes:
-        prefill_chunk: prompt tokens that `prefill` computes at once; None for all.
         recompute: hold only what passes between layers for the backward pass, and compute the rest again in it
             (gradient checkpointing).
         decode: how new tokens are computed, see `vl3ref.decoding`; None for the best of the device.
@@ -42,7 +41,6 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.prefill_chunk: int | None = PREFILL_CHUNK
         self.recompute = False
         self.decode: Literal["eager", "captured", "compiled"] | None = None
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -106,23 +104,9 @@ class LanguageModel(nn.Module):
     def prefill(
         self, x: Float[Tensor, "tokens dim"], lengths: Sequence[int], cache: KVCache
     ) -> Float[Tensor, "conversations vocab"]:
-        """Fill the cache with prompts, and give the logits that follow each.
-
-        Long prompts go through in pieces, each attending to the pieces before it in the cache, so that memory is
-        bounded by the piece. Short ones are computed together.
-        """
-        chunk = self.prefill_chunk
-        if chunk is None or len(x) <= chunk:
-            ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
-            return self.head(self.hidden(x, lengths, cache)[ends])
-        last = []
-        for b, prompt in enumerate(x.split(list(lengths))):
-            for piece in prompt.split(chunk):
-                new = [0] * len(lengths)
-                new[b] = len(piece)
-                hidden = self.hidden(piece, new, cache)
-            last.append(hidden[-1])
-        return self.head(torch.stack(last))
+        """Fill the cache with prompts, and give the logits that follow each."""
+        ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
+        return self.head(self.hidden(x, lengths, cache)[ends])
 
     def run(
         self,
@@ -176,6 +160,12 @@ class LanguageModel(nn.Module):
         for rows, wanted in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
             total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
         return total / targets.numel()
+
+    def chunk_mlps(self, tokens: int | None) -> None:
+        """How many tokens every MLP computes together; None for all."""
+        for module in self.modules():
+            if isinstance(module, GatedMLP):
+                module.chunk = tokens
 
     def generate(
         self,
@@ -266,13 +256,26 @@ class SelfAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
+    """down(silu(gate(x)) * up(x)).
+
+    Attributes:
+        chunk: how many tokens are computed together; None for all. An MLP is several times as wide as the residual
+            stream: in pieces, it is no longer what bounds the length of a prompt.
+    """
+
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
+        self.chunk: int | None = MLP_CHUNK
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+        if self.chunk is not None and len(x) > self.chunk:
+            return torch.cat([self._together(piece) for piece in x.split(self.chunk)])
+        return self._together(x)
+
+    def _together(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 

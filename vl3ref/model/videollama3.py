@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import PREFILL_CHUNK, LanguageModel, learnt_after
+from vl3ref.model.language_model import MLP_CHUNK, LanguageModel, learnt_after
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
 from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
@@ -199,14 +199,14 @@ class VideoLLaMA3(nn.Module):
 
         The same kernels on the same shapes give the same bits. Four things are ordered differently here for speed, and
         this puts them back: the patch embedding is a matrix product instead of a convolution, frames are encoded in
-        chunks instead of all at once, dropped tokens are not projected, and long prompts are prefilled in pieces. With
-        `exact()`, on a CPU in float32, features, embeddings and logits of one conversation equal those of transformers
-        (sdpa) bit for bit.
+        chunks instead of all at once, dropped tokens are not projected, and the decoder's MLPs compute long prompts in
+        pieces. With `exact()`, on a CPU in float32, features, embeddings and logits of one conversation equal those of
+        transformers (sdpa) bit for bit.
         """
         self.vision_encoder.embeddings.as_convolution = on
         self.vision_encoder.chunk_patches = None if on else CHUNK_PATCHES
         self.project_before_pruning = on
-        self.language_model.prefill_chunk = None if on else PREFILL_CHUNK
+        self.language_model.chunk_mlps(None if on else MLP_CHUNK)
         return self
 
     def recompute(self, on: bool = True) -> "VideoLLaMA3":
