@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vl3ref.bench.count import decode_bytes
-from vl3ref.bench.limits import Reading
+from vl3ref.bench.count import decode_bytes, language_shapes
+from vl3ref.bench.limits import Reading, Vectors
 from vl3ref.bench.machine import largest_cache
 from vl3ref.bench.measure import in_turn, synchronise
 from vl3ref.bench.result import TOLERANCE, Check, Row, close
@@ -101,8 +101,7 @@ def _alone(pair: Pair) -> list[Row]:
     ids = drawn_ids(model.config, settings.context).to(pair.device)
     layers, held = model.config.language.num_hidden_layers, settings.context + settings.new_tokens / 2
     work = decode_bytes(model.config.language, [held], settings.torch_dtype.itemsize)
-    bound = pair.device.type != "cpu" or work >= largest_cache()
-    reading = Reading(pair.device, settings.torch_dtype) if bound else None
+    limit = _limit(pair, work)
     ways: dict[str, Way | None] = {"": None, **({", compiled": "compiled"} if settings.compiled else {})}
     ours = {name: Ours(model.language_model, ids, settings.new_tokens, way) for name, way in ways.items()}
     their_ids: list[int] = []
@@ -113,24 +112,30 @@ def _alone(pair: Pair) -> list[Row]:
         their_ids[:] = watch.ids[len(ids) :]
         return watch.seconds
 
-    limit = reading.candidates() if reading else {}
-    samples = in_turn({**ours, "theirs": theirs, **limit}, settings.repeats, settings.budget)
+    samples = in_turn({**ours, "theirs": theirs, **limit.candidates()}, settings.repeats, settings.budget)
     logits = last_logits(model.language_model, ids), last_logits_theirs(pair.theirs, ids)
-    room = f"{work / 2**20:.0f} MiB per token fit in the largest cache ({largest_cache() / 2**20:.0f} MiB)"
     return [
         Row(
             "decode",
             f"{settings.new_tokens} tokens after {settings.context}, {layers} layers + head{name}",
             samples[name].divided(steps),
             samples["theirs"].divided(steps),
-            work=work if reading else None,
-            limits=reading.limits(samples) if reading else [],
+            work=work,
+            limits=limit.limits(samples),
             checks=[close("logits", *logits), same_ids(model.language_model, ids, run.answers[0], their_ids)],
-            notes=[] if reading else [f"{room}: reading memory is no limit"],
             numbers={"tokens per second": steps / samples[name].median, "bytes per token": work},
         )
         for name, run in ours.items()
     ]
+
+
+def _limit(pair: Pair, work: int) -> Reading | Vectors:
+    """Reading memory, unless a processor's cache holds all that a step reads."""
+    dtype, config = pair.settings.torch_dtype, pair.ours.config.language
+    if pair.device.type != "cpu" or work >= largest_cache():
+        return Reading(pair.device, dtype)
+    head = (1, config.hidden_size, config.vocab_size)
+    return Vectors(pair.device, dtype, [*language_shapes(config, 1) * config.num_hidden_layers, head])
 
 
 def _together(pair: Pair) -> list[Row]:

@@ -85,6 +85,24 @@ class Reading:
         return [Limit(name, self.bytes, samples["read"], "B")]
 
 
+class Vectors:
+    """The linear layers of one decoding step and nothing else, each with weights of its own: what a step would take if
+    norms, rotations, attention and Python took nothing. The limit where a cache holds all weights, so that reading
+    memory is none."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, shapes: Sequence[Shape]) -> None:
+        self.layers = [_factors(shape, device, dtype) for shape in shapes]
+        self.bytes = sum(weight.nbytes for _, weight, _ in self.layers)
+        self.device = device
+
+    def candidates(self) -> Candidates:
+        return {"vectors": timed(lambda: [_multiply(layer) for layer in self.layers], self.device, 16)}
+
+    def limits(self, samples: dict[str, Samples]) -> list[Limit]:
+        name = f"the {len(self.layers)} matrix-vector products of a step, over {self.bytes / 2**20:.0f} MiB"
+        return [Limit(name, self.bytes, samples["vectors"], "B")]
+
+
 def _factors(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, a linear layer's weight, and room for the result."""
     n, a, b = shape
