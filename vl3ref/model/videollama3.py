@@ -21,7 +21,7 @@ from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import MLP_CHUNK, LanguageModel, learnt_after
 from vl3ref.model.projector import Projector
 from vl3ref.model.recording import Recording
-from vl3ref.model.vision import CHUNK_PATCHES, VisionEncoder
+from vl3ref.model.vision import VisionEncoder
 from vl3ref.model_inputs import IGNORED, ModelInputs
 
 
@@ -204,7 +204,7 @@ class VideoLLaMA3(nn.Module):
         transformers (sdpa) bit for bit.
         """
         self.vision_encoder.embeddings.as_convolution = on
-        self.vision_encoder.chunk_patches = None if on else CHUNK_PATCHES
+        self.vision_encoder.chunk_patches = None if on else "auto"
         self.project_before_pruning = on
         self.language_model.chunk_mlps(None if on else MLP_CHUNK)
         return self

@@ -8,6 +8,7 @@ patches never see another frame's.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,24 +27,25 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of patches of one video (or picture: one frame)."""
 
 
-CHUNK_PATCHES = 1152
-"""Two frames of 24 x 24 patches: the activations of their MLP stay in a processor's cache."""
+CHUNK_PATCHES = {"cpu": 1152, "cuda": 9216}
+"""Two frames of 24 x 24 patches: the activations of their MLP stay in a processor's cache. Sixteen on a GPU, whose
+matrix products want thousands of rows to keep all its multiprocessors busy."""
 
 
 class VisionEncoder(nn.Module):
     """Patches of any number of pictures and videos -> one feature per visual token.
 
     Attributes:
-        chunk_patches: how many patches are encoded together, in whole frames (and always at least one). It bounds the
-            memory of activations by a chunk instead of by the clip, and keeps a chunk's MLP in the processor's cache.
-            None encodes everything in one go.
+        chunk_patches: how many patches are encoded together at most, in whole frames (and always at least one). It
+            bounds the memory of activations by a chunk instead of by the clip. "auto" takes what suits the device
+            (`CHUNK_PATCHES`), None encodes everything in one go.
         reuse_frames: encode frames of a long video that have the same pixels once.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.chunk_patches: int | None = CHUNK_PATCHES
+        self.chunk_patches: int | Literal["auto"] | None = "auto"
         self.reuse_frames = True
         self.embeddings = PatchEmbeddings(config)
         self.encoder = Encoder(config)
@@ -71,14 +73,14 @@ class VisionEncoder(nn.Module):
         visuals = zip(pixel_values.split([t * h * w for t, h, w in grids]), grids, merge_sizes.tolist(), strict=True)
         features: list[Tensor] = []
         together: list[tuple[Tensor, Grid, int]] = []
-        room = self.chunk_patches
+        room = self.room
         for visual in visuals:
             patches, grid, merge = visual
             if room is not None and together and sum(len(x) for x, _, _ in together) + len(patches) > room:
                 features.append(self._encode(together, recording))
                 together = []
             if room is not None and len(patches) > room and grid[0] > 1:
-                features.append(self._encode_long(patches, grid, merge, recording))
+                features.append(self._encode_long(patches, grid, merge, room, recording))
             else:
                 together.append(visual)
         if together:
@@ -87,8 +89,15 @@ class VisionEncoder(nn.Module):
             return self.post_layernorm.weight.new_zeros(0, self.config.hidden_size)
         return torch.cat(features) if len(features) > 1 else features[0]
 
+    @property
+    def room(self) -> int | None:
+        """Patches of one chunk, here."""
+        if self.chunk_patches == "auto":
+            return CHUNK_PATCHES.get(self.post_layernorm.weight.device.type, CHUNK_PATCHES["cpu"])
+        return self.chunk_patches
+
     def _encode_long(
-        self, patches: Tensor, grid: Grid, merge: int, recording: Recording | None
+        self, patches: Tensor, grid: Grid, merge: int, room: int, recording: Recording | None
     ) -> Float[Tensor, "tokens dim"]:
         """A video that does not fit into one chunk: chunk after chunk of its distinct frames.
 
@@ -101,7 +110,8 @@ class VisionEncoder(nn.Module):
         reuse = self.reuse_frames and recording is None
         first = first_occurrences(by_frame) if reuse else list(range(frames))
         distinct = sorted(set(first))
-        size = max(1, (self.chunk_patches or 0) // (height * width))
+        chunks = -(-frames // max(1, room // (height * width)))
+        size = -(-frames // chunks)  # as even as can be: what the last chunk is filled up with is computed for nothing
         encoded: dict[int, Tensor] = {}
         for start in range(0, len(distinct), size):
             chunk = distinct[start : start + size]
