@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from vl3ref import decoding
 from vl3ref.checkpoints import load_model
 from vl3ref.errors import InputError
 from vl3ref.generation import generate
+from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import join
 
@@ -48,9 +50,11 @@ class FakeGraph:
 
 def test_captured_steps_replay_to_the_same_tokens(model: VideoLLaMA3, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(model, "eager")
+    captured: list[int] = []
 
     class Captured(decoding.Captured):
         def __init__(self, decoder, cache):
+            captured.append(len(cache.lengths))
             graph = FakeGraph()
 
             @contextmanager
@@ -68,6 +72,33 @@ def test_captured_steps_replay_to_the_same_tokens(model: VideoLLaMA3, monkeypatc
 
     monkeypatch.setattr("vl3ref.generation.decoding", lambda decoder, cache, way: Captured(decoder, cache))
     assert answers(model, "captured") == expected
+    assert len(captured) == 3  # once each, though conversations end before others
+    assert any(len(row) < 12 for row in expected)
+
+
+@pytest.mark.parametrize("way", [None, "captured", "compiled", "eager"])
+def test_which_step_a_gpu_takes(model: VideoLLaMA3, monkeypatch: pytest.MonkeyPatch, way: str | None) -> None:
+    """A graph of the plain step unless told otherwise, and of the compiled one. (The graph itself needs a GPU.)"""
+
+    class Graph:
+        def __init__(self, decoder, cache, step=decoding.static_logits):
+            self.step = step
+
+        def __call__(self, tokens):
+            raise NotImplementedError
+
+    def compiled(decoder, cache, tokens, positions):
+        raise NotImplementedError
+
+    monkeypatch.setattr(decoding, "Captured", Graph)
+    monkeypatch.setattr(decoding, "compiled_logits", lambda: compiled)
+    cache = KVCache(model.config.language, 1, 4, torch.float32, "cpu")
+    cache.keys = [SimpleNamespace(is_cuda=True)]
+    found = decoding.decoding(model.language_model, cache, way)
+    if way == "eager":
+        assert isinstance(found, decoding.Eager)
+    else:
+        assert found.step is (compiled if way == "compiled" else decoding.static_logits)
 
 
 COMPILED = """

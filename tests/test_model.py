@@ -1,5 +1,7 @@
 """The parts of the model: packing, chunks, pruning, looking inside."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tests.media import noise
 from vl3ref import InputError
 from vl3ref.checkpoints import load_model
 from vl3ref.config import LanguageConfig
+from vl3ref.model import attention
 from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
 from vl3ref.model.diff_fp import DiffFP, keep_all
 from vl3ref.model.kv_cache import KVCache
@@ -205,6 +208,10 @@ def test_recording_a_long_video_leaves_a_row_per_patch(model: VideoLLaMA3) -> No
     causal=st.booleans(),
 )
 def test_packed_attention_is_attention_within_each_segment(lengths: list[int], kv_heads: int, causal: bool) -> None:
+    check_packed_attention(lengths, kv_heads, causal)
+
+
+def check_packed_attention(lengths: list[int], kv_heads: int, causal: bool) -> None:
     n = sum(lengths)
     q, k, v = torch.randn(n, 4, 8), torch.randn(n, kv_heads, 8), torch.randn(n, kv_heads, 8)
     ours = packed_attention(q, k, v, lengths, causal)
@@ -221,6 +228,62 @@ def test_packed_attention_is_attention_within_each_segment(lengths: list[int], k
         truth = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v_one)
         assert (ours[rows] - truth).abs().max() < 1e-5
         assert (weights - scores.softmax(-1)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_segments_of_all_lengths_go_to_one_kernel(monkeypatch: pytest.MonkeyPatch, kv_heads: int, causal: bool) -> None:
+    """torch's takes a GPU. This one reads its arguments as its documentation says."""
+    calls = []
+
+    def kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, *, window_size, enable_gqa):
+        calls.append((ends_q.tolist(), longest_q))
+        assert ends_q.dtype == torch.int32 and torch.equal(ends_q, ends_k) and longest_q == longest_k
+        parts = [x.tensor_split(ends_q[1:-1].tolist()) for x in (q, k, v)]
+        outputs = []
+        for q_one, k_one, v_one in zip(*parts, strict=True):
+            heads = (x.transpose(0, 1)[None] for x in (q_one, k_one, v_one))
+            out = F.scaled_dot_product_attention(*heads, is_causal=window_size == (-1, 0), enable_gqa=enable_gqa)
+            outputs.append(out[0].transpose(0, 1))
+        return torch.cat(outputs)
+
+    monkeypatch.setattr(attention, "varlen_kernel", lambda device, dtype: kernel)
+    with torch.inference_mode():
+        check_packed_attention([3, 1, 4, 1, 5], kv_heads, causal)
+    check_packed_attention([2, 2, 2], kv_heads, causal)  # one call of torch's own, for a batch
+    assert calls == [([0, 3, 4, 8, 9, 14], 5)]
+    assert not attention._ends((3, 1, 4, 1, 5), torch.device("cpu")).is_inference()
+
+
+def test_a_cpu_has_no_such_kernel() -> None:
+    assert attention.varlen_kernel(torch.device("cpu"), torch.bfloat16) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_kernel_is_taken_on_a_gpu_in_half_precision(dtype: torch.dtype) -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has none")
+    found = attention.varlen_kernel(torch.device("cuda"), dtype)
+    known = "enable_gqa" in signature(varlen.varlen_attn).parameters
+    assert found is (varlen.varlen_attn if known and dtype != torch.float32 else None)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("head_dim", [72, 128])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [[576, 40, 1], [300] * 3])
+def test_packed_attention_on_a_gpu(lengths: list[int], causal: bool, kv_heads: int, head_dim: int) -> None:
+    n = sum(lengths)
+    q, k, v = (torch.randn(n, h, head_dim, device="cuda") for h in (4, kv_heads, kv_heads))
+    half = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    wide = [x.detach().float().requires_grad_() for x in half]
+    ours, expected = packed_attention(*half, lengths, causal), packed_attention(*wide, lengths, causal)
+    assert (ours - expected).abs().max() < 0.03
+    ours.float().square().sum().backward()
+    expected.square().sum().backward()
+    for ours_x, expected_x in zip(half, wide, strict=True):
+        assert (ours_x.grad - expected_x.grad).abs().max() < 0.03 * expected_x.grad.abs().max()
 
 
 @quick

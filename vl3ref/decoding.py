@@ -3,7 +3,8 @@
     eager      layer after layer from Python; the default on a CPU
     captured   a CUDA graph, recorded once and replayed: one launch a token instead of dozens a layer; the default
                on a GPU
-    compiled   torch.compile's: fewer, fused kernels, after a minute of compiling. For those who ask for it
+    compiled   torch.compile's: fewer, fused kernels, after a minute of compiling; on a GPU captured as well. For those
+               who ask for it
 
 All three give the same tokens. The last two need shapes that stay the same from token to token, so their attention
 reads the whole cache and masks what is not filled (`KVCache.static_step`).
@@ -11,7 +12,7 @@ reads the whole cache and masks what is not filled (`KVCache.static_step`).
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,9 @@ Decode: TypeAlias = Callable[[Tensor], Tensor]
 """Newest token of each conversation (conversations,) -> logits of the next (conversations, vocab). The cache grows by
 one token each."""
 
+Step: TypeAlias = Callable[[LanguageModel, KVCache, Tensor, Tensor], Tensor]
+"""Such a step with the newest tokens' positions on the device; the caller counts."""
+
 
 def decoding(decoder: LanguageModel, cache: KVCache, way: Way | None = None) -> Decode:
     """How to decode with a cache whose conversations will stay as many as they are.
@@ -42,14 +46,13 @@ def decoding(decoder: LanguageModel, cache: KVCache, way: Way | None = None) -> 
     way = way or ("captured" if on_gpu else "eager")
     if way == "captured" and not on_gpu:
         raise InputError("CUDA graphs can be captured on a GPU alone; decode 'eager' or 'compiled' here")
-    ways: dict[str, Callable[[LanguageModel, KVCache], Decode]] = {
-        "eager": Eager,
-        "captured": Captured,
-        "compiled": Compiled,
-    }
-    if way not in ways:
-        raise InputError(f"decoding can be {', '.join(ways)}, not {way!r}")
-    return ways[way](decoder, cache)
+    if way == "captured":
+        return Captured(decoder, cache)
+    if way == "compiled":
+        return Captured(decoder, cache, compiled_logits()) if on_gpu else Compiled(decoder, cache)
+    if way == "eager":
+        return Eager(decoder, cache)
+    raise InputError(f"decoding can be {', '.join(get_args(Way))}, not {way!r}")
 
 
 class Eager:
@@ -68,10 +71,14 @@ def static_logits(
 
 
 class Captured:
-    """A graph of one step. It reads tokens and positions from buffers of its own, and moves the positions on."""
+    """A graph of one step. It reads tokens and positions from buffers of its own, and moves the positions on.
 
-    def __init__(self, decoder: LanguageModel, cache: KVCache) -> None:
-        self.decoder, self.cache = decoder, cache
+    Args:
+        step: what is captured.
+    """
+
+    def __init__(self, decoder: LanguageModel, cache: KVCache, step: Step = static_logits) -> None:
+        self.decoder, self.cache, self.step = decoder, cache, step
         device = cache.keys[0].device
         self.positions = torch.tensor(cache.lengths, device=device)
         self.tokens = torch.zeros_like(self.positions)
@@ -83,7 +90,7 @@ class Captured:
                 self.logits = self._compute()
 
     def _compute(self) -> Tensor:
-        logits = static_logits(self.decoder, self.cache, self.tokens, self.positions)
+        logits = self.step(self.decoder, self.cache, self.tokens, self.positions)
         self.positions += 1
         return logits
 
@@ -110,5 +117,5 @@ class Compiled:
 
 
 @lru_cache
-def compiled_logits() -> Callable[[LanguageModel, KVCache, Tensor, Tensor], Tensor]:
+def compiled_logits() -> Step:
     return torch.compile(static_logits, dynamic=True)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vl3ref.config import LanguageConfig
-from vl3ref.decoding import Decode, decoding
+from vl3ref.decoding import Captured, Decode, decoding
 from vl3ref.errors import InputError
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
@@ -156,18 +156,20 @@ def stream(
 
     logits = decoder.prefill(prompt.embeddings, prompt.lengths, cache)
     decode: Decode | None = None
-    running = list(range(count))
+    rows: list[int | None] = list(range(count))  # the conversation of each; None where it has ended
     for step in range(max_new_tokens):
         newest = choose(logits)
         tokens = newest.tolist()  # the one number a step waits for: it is streamed, and may end a conversation
-        yield from zip(running, tokens, strict=True)
-        going = [slot for slot, token in enumerate(tokens) if token not in end_ids]
+        yield from ((b, token) for b, token in zip(rows, tokens, strict=True) if b is not None)
+        rows = [None if token in end_ids else b for b, token in zip(rows, tokens, strict=True)]
+        going = [row for row, b in enumerate(rows) if b is not None]
         if not going or step == max_new_tokens - 1:
             return
-        if len(going) < len(running):
+        # A graph is captured for so many rows. To compute one for nobody costs less than to capture anew.
+        if len(going) < len(rows) and not isinstance(decode, Captured):
             cache.keep(going)
             choose.keep(going)
-            newest, running, decode = newest[going], [running[slot] for slot in going], None
+            newest, rows, decode = newest[going], [rows[row] for row in going], None
         decode = decode or decoding(decoder, cache, decoder.decode)
         logits = decode(newest)
 

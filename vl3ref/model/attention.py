@@ -6,12 +6,16 @@ another, and `lengths` says where each ends:
     tokens   a a a a b b c c c c        lengths = [4, 2, 4]
     a attends to a, b to b, c to c
 
-Neighbours of equal length (the frames of a video) are computed by one batched call. No mask is ever built for this, so
-no tensor has two axes of total length: the fused kernels keep scores in blocks.
+Neighbours of equal length (the frames of a video) are computed by one batched call; all lengths at once where torch has
+a kernel for it (a GPU, half precision). No mask is ever built for this, so no tensor has two axes of total length: the
+fused kernels keep scores in blocks.
 """
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from inspect import signature
+from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +47,11 @@ def packed_attention(
     Returns:
         Packed like q, same dtype.
     """
+    lengths = [length for length in _as_list(lengths) if length]
+    if len(set(lengths)) > 1 and (kernel := varlen_kernel(q.device, q.dtype)) is not None:
+        return _attend_at_once(kernel, q, k, v, tuple(lengths), causal)
     outputs = []
-    runs = [(length, len(list(run))) for length, run in groupby(_as_list(lengths)) if length]
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
     # split, not slices: the backward pass of a slice fills a tensor of full length, once for every segment
     pieces = [x.split([length * count for length, count in runs]) for x in (q, k, v)]
     for (_, count), *run in zip(runs, *pieces, strict=True):
@@ -100,6 +107,39 @@ def attention_maps(
             scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
         maps.append(scores.softmax(dim=-1))
     return maps
+
+
+@lru_cache
+def varlen_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any] | None:
+    """torch.nn.attention.varlen's, where this torch has one that knows windows and grouped queries: a GPU's, for half
+    precision."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys() else None
+
+
+def _attend_at_once(
+    kernel: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], causal: bool
+) -> Tensor:
+    """One kernel for segments of any lengths. (A window of no token to the right is the causal one.)"""
+    ends, longest = _ends(lengths, q.device), max(lengths)
+    window = (-1, 0) if causal else (-1, -1)
+    out: Tensor = kernel(q, k, v, ends, ends, longest, longest, window_size=window, enable_gqa=_grouped(q, k))
+    return out
+
+
+@lru_cache(maxsize=4)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where segments begin and end, int32 (segments + 1,). Kept: every layer asks for the same.
+
+    Made outside inference mode, as the backward pass of later training may keep it.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
