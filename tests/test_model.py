@@ -10,6 +10,8 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import vl3ref
 from tests.goldens_cases import NAMES, inputs_of
@@ -18,7 +20,7 @@ from tests.media import noise
 from vl3ref import InputError
 from vl3ref.checkpoints import load_model
 from vl3ref.config import LanguageConfig
-from vl3ref.model import attention
+from vl3ref.model import attention, kernels
 from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
 from vl3ref.model.diff_fp import DiffFP, keep_all
 from vl3ref.model.kv_cache import KVCache
@@ -230,24 +232,42 @@ def check_packed_attention(lengths: list[int], kv_heads: int, causal: bool) -> N
         assert (weights - scores.softmax(-1)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_shared_key_heads_are_repeated_where_no_fused_kernel_knows_them(
+    monkeypatch: pytest.MonkeyPatch, causal: bool
+) -> None:
+    heads = []
+    plain = F.scaled_dot_product_attention
+
+    def noted(q, k, v, **options):
+        heads.append((q.shape[1], k.shape[1], options["enable_gqa"]))
+        return plain(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    check_packed_attention([3, 5], 2, causal)
+    monkeypatch.setattr(kernels, "groups_are_fused", lambda device, dtype, head_dim: False)
+    check_packed_attention([3, 5], 2, causal)
+    assert heads == [(4, 2, True)] * 2 + [(4, 4, False)] * 2
+
+
 @pytest.mark.parametrize("kv_heads", [2, 4])
 @pytest.mark.parametrize("causal", [False, True])
 def test_segments_of_all_lengths_go_to_one_kernel(monkeypatch: pytest.MonkeyPatch, kv_heads: int, causal: bool) -> None:
     """torch's takes a GPU. This one reads its arguments as its documentation says."""
     calls = []
 
-    def kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, *, window_size, enable_gqa):
+    def kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, *, window_size):
         calls.append((ends_q.tolist(), longest_q))
         assert ends_q.dtype == torch.int32 and torch.equal(ends_q, ends_k) and longest_q == longest_k
         parts = [x.tensor_split(ends_q[1:-1].tolist()) for x in (q, k, v)]
         outputs = []
         for q_one, k_one, v_one in zip(*parts, strict=True):
             heads = (x.transpose(0, 1)[None] for x in (q_one, k_one, v_one))
-            out = F.scaled_dot_product_attention(*heads, is_causal=window_size == (-1, 0), enable_gqa=enable_gqa)
+            out = F.scaled_dot_product_attention(*heads, is_causal=window_size == (-1, 0), enable_gqa=kv_heads < 4)
             outputs.append(out[0].transpose(0, 1))
         return torch.cat(outputs)
 
-    monkeypatch.setattr(attention, "varlen_kernel", lambda device, dtype: kernel)
+    monkeypatch.setattr(kernels, "varlen_kernel", lambda device, dtype, head_dim, grouped: kernel)
     with torch.inference_mode():
         check_packed_attention([3, 1, 4, 1, 5], kv_heads, causal)
     check_packed_attention([2, 2, 2], kv_heads, causal)  # one call of torch's own, for a batch
@@ -255,20 +275,34 @@ def test_segments_of_all_lengths_go_to_one_kernel(monkeypatch: pytest.MonkeyPatc
     assert not attention._ends((3, 1, 4, 1, 5), torch.device("cpu")).is_inference()
 
 
-def test_a_cpu_has_no_such_kernel() -> None:
-    assert attention.varlen_kernel(torch.device("cpu"), torch.bfloat16) is None
+def test_which_kernels_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has none").varlen_attn
+    gpu, choices = torch.device("cuda"), (kernels.has_flash, kernels.varlen_kernel, kernels.groups_are_fused)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    try:
+        for capability, fits in ((9, 0), True), ((7, 5), False):
+            for choice in choices:
+                choice.cache_clear()
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+            assert kernels.has_flash(gpu, torch.bfloat16, 72) == fits
+            assert not kernels.has_flash(gpu, torch.float32, 72)
+            assert not kernels.has_flash(gpu, torch.bfloat16, 20)
+            assert kernels.groups_are_fused(gpu, torch.float16, 128) == fits
+            assert kernels.varlen_kernel(gpu, torch.bfloat16, 72, False) is (varlen if fits else None)
+            if "enable_gqa" in signature(varlen).parameters:
+                grouped = kernels.varlen_kernel(gpu, torch.bfloat16, 128, True)
+                assert (grouped.keywords if grouped else None) == ({"enable_gqa": True} if fits else None)
+    finally:
+        for choice in choices:
+            choice.cache_clear()
+    assert kernels.varlen_kernel(torch.device("cpu"), torch.bfloat16, 72, False) is None
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_kernel_is_taken_on_a_gpu_in_half_precision(dtype: torch.dtype) -> None:
-    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has none")
-    found = attention.varlen_kernel(torch.device("cuda"), dtype)
-    known = "enable_gqa" in signature(varlen.varlen_attn).parameters
-    assert found is (varlen.varlen_attn if known and dtype != torch.float32 else None)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 @pytest.mark.parametrize("head_dim", [72, 128])
 @pytest.mark.parametrize("kv_heads", [2, 4])
 @pytest.mark.parametrize("causal", [False, True])
@@ -306,6 +340,64 @@ def test_cached_attention_continues_where_the_cache_left_off(past: list[int], ne
     for out, (q, k, v), p in zip(ours, whole, past, strict=True):
         full = packed_attention(q, k, v, [len(q)], causal=True)
         assert (out - full[p:]).abs().max() < 1e-5
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("new", [[1, 1], [1, 300], [700, 20]])
+def test_cached_attention_on_a_gpu(new: list[int], dtype: torch.dtype) -> None:
+    """Decoding and later turns, by whatever kernel is taken there, beside the CPU's float32."""
+    past = [600, 40]
+    config = LanguageConfig(512, 64, 512, 1, 4, 2)
+    cache = KVCache(config, 2, 1300, dtype, "cuda")
+    q, keys, values = torch.randn(sum(new), 4, 128), torch.randn(2, 2, 1300, 128), torch.randn(2, 2, 1300, 128)
+    q, keys, values = (x.to(dtype).float() for x in (q, keys, values))
+    cache.lengths = past
+    ours = cached_attention(q.to("cuda", dtype), keys.to("cuda", dtype), values.to("cuda", dtype), cache.step(new))
+    on_cpu = KVCache(config, 2, 1300, torch.float32, "cpu")
+    on_cpu.lengths = past
+    expected = cached_attention(q, keys, values, on_cpu.step(new))
+    assert (ours.cpu().float() - expected).abs().max() < (1e-4 if dtype == torch.float32 else 0.03)
+    if new == [1, 1]:
+        static = cache.static_step(torch.tensor(past, device="cuda"))
+        again = cached_attention(q.to("cuda", dtype), keys.to("cuda", dtype), values.to("cuda", dtype), static)
+        assert (again.cpu().float() - expected).abs().max() < (1e-4 if dtype == torch.float32 else 0.03)
+
+
+class Squarest(TorchDispatchMode):
+    """Notes how long the second longest axis of any tensor gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor) and x.ndim > 1:
+                self.second = max(self.second, sorted(x.shape)[-2])
+        return result
+
+
+@torch.no_grad()
+def test_no_tensor_has_two_axes_of_total_length(model: VideoLLaMA3) -> None:
+    """Every other axis of this model is below a thousand."""
+    pixels, grid, merge = torch.rand(4800, 588), torch.tensor([[300, 4, 4]]), torch.tensor([1])
+    with Squarest() as seen:
+        model.vision_encoder(pixels, grid, merge)
+    assert seen.second < 1200
+
+    decoder = model.language_model
+    embeddings = decoder.embed_tokens(torch.randint(4, 250, (4800,)))
+    cache = KVCache(decoder.config, 1, 4800, torch.float32, "cpu")
+    for turn in embeddings.split([2400, 2399, 1]):
+        with Squarest() as seen:
+            decoder.prefill(turn, [len(turn)], cache)
+        assert seen.second < 1200
+    with Squarest() as seen:
+        attention_maps(torch.rand(1300, 2, 4), torch.rand(1300, 2, 4), [1300], causal=True)
+    assert seen.second == 1300
 
 
 # -------------------------------------------------------------------------------------------------------------- RoPE

@@ -6,8 +6,9 @@
     compiled   torch.compile's: fewer, fused kernels, after a minute of compiling; on a GPU captured as well. For those
                who ask for it
 
-All three give the same tokens. The last two need shapes that stay the same from token to token, so their attention
-reads the whole cache and masks what is not filled (`KVCache.static_step`).
+All three give the same tokens, up to the ties that rounding decides. The last two need shapes that stay the same from
+token to token, so their attention reads the whole cache and masks what is not filled (`KVCache.static_step`). A graph
+replays kernels and no Python: a module's hooks run while it is captured, and not again.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,9 @@ Decode: TypeAlias = Callable[[Tensor], Tensor]
 """Newest token of each conversation (conversations,) -> logits of the next (conversations, vocab). The cache grows by
 one token each."""
 
-Step: TypeAlias = Callable[[LanguageModel, KVCache, Tensor, Tensor], Tensor]
-"""Such a step with the newest tokens' positions on the device; the caller counts."""
+Compute: TypeAlias = Callable[[LanguageModel, KVCache, Tensor, Tensor], Tensor]
+"""One step of a decoder and its cache, from the newest tokens and their positions, both on the device, to logits. It
+counts nothing: its caller advances the cache."""
 
 
 def decoding(decoder: LanguageModel, cache: KVCache, way: Way | None = None) -> Decode:
@@ -74,23 +76,25 @@ class Captured:
     """A graph of one step. It reads tokens and positions from buffers of its own, and moves the positions on.
 
     Args:
-        step: what is captured.
+        compute: what is captured.
     """
 
-    def __init__(self, decoder: LanguageModel, cache: KVCache, step: Step = static_logits) -> None:
-        self.decoder, self.cache, self.step = decoder, cache, step
+    def __init__(self, decoder: LanguageModel, cache: KVCache, compute: Compute = static_logits) -> None:
+        self.decoder, self.cache, self.compute = decoder, cache, compute
         device = cache.keys[0].device
         self.positions = torch.tensor(cache.lengths, device=device)
         self.tokens = torch.zeros_like(self.positions)
         with torch.cuda.device(device):  # a capture's stream is the current device's, which may be another one
-            self._compute()  # outside the capture, where libraries may still allocate; what it writes is overwritten
+            self._advance()  # outside the capture, where libraries may still allocate; what it writes is overwritten
             self.positions.copy_(torch.tensor(cache.lengths))
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(device)):
-                self.logits = self._compute()
+            stream = torch.cuda.Stream(device)
+            # thread_local: another thread may allocate meanwhile
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                self.logits = self._advance()
 
-    def _compute(self) -> Tensor:
-        logits = self.step(self.decoder, self.cache, self.tokens, self.positions)
+    def _advance(self) -> Tensor:
+        logits = self.compute(self.decoder, self.cache, self.tokens, self.positions)
         self.positions += 1
         return logits
 
@@ -117,5 +121,5 @@ class Compiled:
 
 
 @lru_cache
-def compiled_logits() -> Step:
+def compiled_logits() -> Compute:
     return torch.compile(static_logits, dynamic=True)

@@ -165,8 +165,9 @@ def stream(
         going = [row for row, b in enumerate(rows) if b is not None]
         if not going or step == max_new_tokens - 1:
             return
-        # A graph is captured for so many rows. To compute one for nobody costs less than to capture anew.
-        if len(going) < len(rows) and not isinstance(decode, Captured):
+        # A graph is captured for so many rows: a few may be computed for nobody before it is worth capturing anew.
+        enough = len(rows) // 2 if isinstance(decode, Captured) else len(rows) - 1
+        if len(going) <= enough:
             cache.keep(going)
             choose.keep(going)
             newest, rows, decode = newest[going], [rows[row] for row in going], None

@@ -120,7 +120,7 @@ def _alone(pair: Pair) -> list[Row]:
             f"{settings.new_tokens} tokens after {settings.context}, {layers} layers + head{name}",
             samples[name].divided(steps),
             samples["theirs"].divided(steps),
-            work=work,
+            work=limit.bytes if isinstance(limit, Vectors) else work,
             limits=limit.limits(samples),
             checks=[close("logits", *logits), same_ids(model.language_model, ids, run.answers[0], their_ids)],
             numbers={"tokens per second": steps / samples[name].median, "bytes per token": work},
@@ -130,7 +130,7 @@ def _alone(pair: Pair) -> list[Row]:
 
 
 def _limit(pair: Pair, work: int) -> Reading | Vectors:
-    """Reading memory, unless a processor's cache holds all that a step reads."""
+    """Reading memory, unless a processor's cache holds all that a step reads (`work`, in bytes)."""
     dtype, config = pair.settings.torch_dtype, pair.ours.config.language
     if pair.device.type != "cpu" or work >= largest_cache():
         return Reading(pair.device, dtype)

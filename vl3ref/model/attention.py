@@ -13,7 +13,6 @@ fused kernels keep scores in blocks.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from inspect import signature
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -23,10 +22,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vl3ref.model import kernels
 from vl3ref.model.kv_cache import Step
 
 LATE_CHUNK = 512
-"""Queries of a later turn that attend together on a CPU: their mask is (512, keys)."""
+"""Queries of a later turn that attend together under a mask, (512, keys)."""
 
 
 def packed_attention(
@@ -48,7 +48,9 @@ def packed_attention(
         Packed like q, same dtype.
     """
     lengths = [length for length in _as_list(lengths) if length]
-    if len(set(lengths)) > 1 and (kernel := varlen_kernel(q.device, q.dtype)) is not None:
+    ragged = len(set(lengths)) > 1
+    kernel = kernels.varlen_kernel(q.device, q.dtype, q.shape[-1], _grouped(q, k)) if ragged else None
+    if kernel is not None:
         return _attend_at_once(kernel, q, k, v, tuple(lengths), causal)
     outputs = []
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
@@ -56,7 +58,7 @@ def packed_attention(
     pieces = [x.split([length * count for length, count in runs]) for x in (q, k, v)]
     for (_, count), *run in zip(runs, *pieces, strict=True):
         q_run, k_run, v_run = (rearrange(x, "(s n) h d -> s h n d", s=count) for x in run)
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, is_causal=causal, enable_gqa=_grouped(q, k))
+        out = _attend(q_run, k_run, v_run, causal=causal)
         outputs.append(rearrange(out, "s h n d -> (s n) h d"))
     if not outputs:
         return torch.empty_like(q)
@@ -109,17 +111,15 @@ def attention_maps(
     return maps
 
 
-@lru_cache
-def varlen_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """torch.nn.attention.varlen's, where this torch has one that knows windows and grouped queries: a GPU's, for half
-    precision."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return None
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn if {"window_size", "enable_gqa"} <= signature(varlen_attn).parameters.keys() else None
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, causal: bool = False) -> Tensor:
+    """torch's attention over (batch, heads, n, head_dim), by a kernel that keeps scores in blocks.
+
+    Where the fused kernels do not know that query heads share key heads, torch would silently hold all scores; there
+    keys and values are repeated instead, which costs their size alone.
+    """
+    if _grouped(q, k, axis=1) and not kernels.groups_are_fused(q.device, q.dtype, q.shape[-1]):
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=_grouped(q, k, axis=1))
 
 
 def _attend_at_once(
@@ -127,8 +127,7 @@ def _attend_at_once(
 ) -> Tensor:
     """One kernel for segments of any lengths. (A window of no token to the right is the causal one.)"""
     ends, longest = _ends(lengths, q.device), max(lengths)
-    window = (-1, 0) if causal else (-1, -1)
-    out: Tensor = kernel(q, k, v, ends, ends, longest, longest, window_size=window, enable_gqa=_grouped(q, k))
+    out: Tensor = kernel(q, k, v, ends, ends, longest, longest, window_size=(-1, 0) if causal else (-1, -1))
     return out
 
 
@@ -153,7 +152,7 @@ def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Ten
         q.view(conversations, keys.shape[1], -1, head_dim),
         keys[:, :, : step.reach],
         values[:, :, : step.reach],
-        attn_mask=None if step.filled is None else step.filled[:, None, None],
+        attn_mask=None if step.mask is None else step.mask[:, None, None],
     )
     return out.reshape(conversations, heads, head_dim)
 
@@ -162,25 +161,22 @@ def _attend_late(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The last queries of a sequence, (1, heads, new, head_dim), see every key up to themselves, of (1, heads, total,
     head_dim).
 
-    CUDA's fused kernels take no mask, but know this case by name. A CPU's know it only where the queries begin with the
-    sequence; others go in pieces, so that no mask grows with both lengths.
+    Flash attention knows this case by name. Other kernels know it only where the queries begin with the sequence, and
+    take a mask elsewhere: the queries go in pieces, so that no mask grows with both lengths.
     """
     new, total = q.shape[2], k.shape[2]
-    grouped = q.shape[1] != k.shape[1]
-    if q.is_cuda and new < total:
+    if new == total:
+        return _attend(q, k, v, causal=True)
+    if kernels.has_flash(q.device, q.dtype, q.shape[-1]):
         from torch.nn.attention.bias import causal_lower_right  # takes as long to import as the rest of torch
 
-        return F.scaled_dot_product_attention(q, k, v, causal_lower_right(new, total), enable_gqa=grouped)
-    if new == total:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return _attend(q, k, v, causal_lower_right(new, total))
     outputs = []
     seen = total - new
     for piece in q.split(LATE_CHUNK, dim=2):
         before, seen = seen, seen + piece.shape[2]
         mask = torch.ones(piece.shape[2], seen, dtype=torch.bool, device=q.device).tril(before)
-        outputs.append(
-            F.scaled_dot_product_attention(piece, k[:, :, :seen], v[:, :, :seen], attn_mask=mask, enable_gqa=grouped)
-        )
+        outputs.append(_attend(piece, k[:, :, :seen], v[:, :, :seen], mask))
     return torch.cat(outputs, dim=2)
 
 
@@ -188,5 +184,6 @@ def _as_list(lengths: Sequence[int] | Tensor) -> list[int]:
     return lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
 
 
-def _grouped(q: Tensor, k: Tensor) -> bool:
-    return q.shape[1] != k.shape[1]
+def _grouped(q: Tensor, k: Tensor, axis: int = -2) -> bool:
+    """Whether several query heads share a key head. Heads are the last axis but one of packed tensors."""
+    return q.shape[axis] != k.shape[axis]

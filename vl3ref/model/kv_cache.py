@@ -4,11 +4,11 @@ One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim), al
 generation can get. Conversations fill their rows independently, so those of different lengths decode side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vl3ref.config import LanguageConfig
@@ -21,20 +21,23 @@ class Step:
 
     Attributes:
         lengths: new tokens of each conversation.
-        past: tokens each conversation held before them.
+        past: tokens each conversation held before them; empty where only the device knows.
         positions: of each new token in its conversation.
+        goes_on: whether any conversation held tokens before, so that the cache has to be read.
         one_each: whether every conversation has exactly one new token (decoding); the rest is for that case.
         reach: keys that attention reads of each conversation: as many as the longest holds, or all there is room for.
-        filled: which of these keys are there; None if all are.
+        mask: added to the scores of these keys, in the cache's dtype: 0, or minus infinity for those that are not
+            there. None if all are.
         conversations: which one each token belongs to; None if there is only one.
     """
 
     lengths: Sequence[int]
     past: Sequence[int]
     positions: Int[Tensor, " tokens"]
+    goes_on: bool = False
     one_each: bool = False
     reach: int = 0
-    filled: Bool[Tensor, "tokens reach"] | None = None
+    mask: Float[Tensor, "tokens reach"] | None = None
     conversations: Int[Tensor, " tokens"] | None = None
 
 
@@ -80,13 +83,12 @@ class KVCache:
         if any(length != 1 for length in lengths):
             starts = zip(self.lengths, lengths, strict=True)
             positions = torch.cat([torch.arange(past, past + new, device=device) for past, new in starts])
-            return Step(lengths, list(self.lengths), positions)
+            return Step(lengths, list(self.lengths), positions, any(self.lengths))
         positions = torch.tensor(self.lengths, device=device)
         longest = max(self.lengths) + 1
-        ragged = min(self.lengths) + 1 < longest
-        filled = torch.arange(longest, device=device) <= positions[:, None] if ragged else None
+        mask = self._mask(positions, longest) if min(self.lengths) + 1 < longest else None
         several = torch.arange(len(lengths), device=device) if len(lengths) > 1 else None
-        return Step(lengths, list(self.lengths), positions, True, longest, filled, several)
+        return Step(lengths, list(self.lengths), positions, any(self.lengths), True, longest, mask, several)
 
     def static_step(self, positions: Int[Tensor, " conversations"]) -> Step:
         """Plan for one new token of each conversation at positions that only the device knows.
@@ -95,9 +97,15 @@ class KVCache:
         captured CUDA graph needs. Attention reads the whole capacity, and masks what is not filled.
         """
         conversations = torch.arange(len(positions), device=positions.device)
-        filled = torch.arange(self.capacity, device=positions.device) <= positions[:, None]
-        ones = [1] * len(positions)  # as `past`: some; how many, only the device knows
-        return Step(ones, ones, positions, True, self.capacity, filled, conversations)
+        mask = self._mask(positions, self.capacity)
+        return Step([1] * len(positions), [], positions, True, True, self.capacity, mask, conversations)
+
+    def _mask(self, positions: Int[Tensor, " conversations"], reach: int) -> Float[Tensor, "conversations reach"]:
+        """Made once per step; of a mask of booleans, torch would make this one in every layer."""
+        missing = torch.arange(reach, device=positions.device) > positions[:, None]
+        return torch.zeros(missing.shape, dtype=self.keys[0].dtype, device=positions.device).masked_fill(
+            missing, float("-inf")
+        )
 
     def write(
         self,
@@ -129,12 +137,16 @@ class KVCache:
         more = [tokens] * len(self.lengths) if isinstance(tokens, int) else tokens
         missing = max(held + new for held, new in zip(self.lengths, more, strict=True)) - self.capacity
         if missing > 0:
-            self.keys = [torch.nn.functional.pad(k, (0, 0, 0, missing)) for k in self.keys]
-            self.values = [torch.nn.functional.pad(v, (0, 0, 0, missing)) for v in self.values]
+            self._change(lambda x: torch.nn.functional.pad(x, (0, 0, 0, missing)))
             self.rotation = self._rotation()
 
     def keep(self, conversations: Sequence[int]) -> None:
         """Forget all conversations but these (those that have not ended)."""
-        self.keys = [k[list(conversations)] for k in self.keys]
-        self.values = [v[list(conversations)] for v in self.values]
+        self._change(lambda x: x[list(conversations)])
         self.lengths = [self.lengths[b] for b in conversations]
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Layer by layer, so that no more than one is held twice."""
+        for tensors in (self.keys, self.values):
+            for layer, x in enumerate(tensors):
+                tensors[layer] = change(x)

@@ -248,7 +248,7 @@ class SelfAttention(nn.Module):
             recording.add_attention(self.index, attention_maps(q, k, step.lengths, causal=True))
         if cache is not None:
             cache.write(self.index, k, v, step)
-        if cache is None or not any(step.past):
+        if cache is None or not step.goes_on:
             out = packed_attention(q, k, v, step.lengths, causal=True)
         else:
             out = cached_attention(q, cache.keys[self.index], cache.values[self.index], step)

@@ -29,7 +29,7 @@ Grid = tuple[int, int, int]
 
 CHUNK_PATCHES = {"cpu": 1152, "cuda": 9216}
 """Two frames of 24 x 24 patches: the activations of their MLP stay in a processor's cache. Sixteen on a GPU, whose
-matrix products want thousands of rows to keep all its multiprocessors busy."""
+matrix products want thousands of rows to keep all its multiprocessors busy (not measured)."""
 
 
 class VisionEncoder(nn.Module):
@@ -73,7 +73,7 @@ class VisionEncoder(nn.Module):
         visuals = zip(pixel_values.split([t * h * w for t, h, w in grids]), grids, merge_sizes.tolist(), strict=True)
         features: list[Tensor] = []
         together: list[tuple[Tensor, Grid, int]] = []
-        room = self.room
+        room = self.patches_together
         for visual in visuals:
             patches, grid, merge = visual
             if room is not None and together and sum(len(x) for x, _, _ in together) + len(patches) > room:
@@ -90,8 +90,8 @@ class VisionEncoder(nn.Module):
         return torch.cat(features) if len(features) > 1 else features[0]
 
     @property
-    def room(self) -> int | None:
-        """Patches of one chunk, here."""
+    def patches_together(self) -> int | None:
+        """`chunk_patches`, with "auto" looked up for the device."""
         if self.chunk_patches == "auto":
             return CHUNK_PATCHES.get(self.post_layernorm.weight.device.type, CHUNK_PATCHES["cpu"])
         return self.chunk_patches
