@@ -7,6 +7,9 @@ from vl3ref.bench.curves import Curve
 from vl3ref.bench.report import Report
 from vl3ref.errors import InputError
 
+LEAST = 10
+"""MiB that an axis of memory shows at least: below, an allocator's moods would look like a curve."""
+
 
 def plot(report: Report, path: Path) -> None:
     """
@@ -42,6 +45,8 @@ def _bars(figure: Any, row: Any, bars: list[tuple[str, float]]) -> None:
 
 
 def _curve(curve: Curve, time: Any, memory: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     sizes = [point.size for point in curve.points]
     sides: dict[str, tuple[Any, Any]] = {
         "ours": ([p.seconds for p in curve.points], [p.peak for p in curve.points]),
@@ -53,13 +58,15 @@ def _curve(curve: Curve, time: Any, memory: Any) -> None:
             time.plot(sizes, [s.median for s in known], marker="o", markersize=3, label=side)
             low, high = zip(*(s.quartiles for s in known), strict=True)
             time.fill_between(sizes, low, high, alpha=0.2)
-        mebibytes = [peak / 2**20 for peak in peaks if peak is not None]
+        mebibytes = [max(peak / 2**20, 0) for peak in peaks if peak is not None]
         if mebibytes:
             memory.plot(sizes, mebibytes, marker="o", markersize=3, label=side)
-    for axes, label in ((time, "seconds"), (memory, f"MiB above {curve.memory}")):
+    for axes, label, least in ((time, "seconds", 0), (memory, f"MiB above {curve.memory}", LEAST)):
         axes.set_xlabel(curve.size)
         axes.set_ylabel(label)
         axes.set_title(curve.name, fontsize=9)
+        axes.set_ylim(0, max(1.05 * axes.get_ylim()[1], least))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

@@ -66,7 +66,8 @@ def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Flo
     cos, sin = rotation
     dtype = x.dtype
     x = x.to(torch.promote_types(dtype, cos.dtype))
-    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(dtype)
+    # In place of its own intermediate results: at 16,384 tokens of the 2B each is another 96 MiB.
+    return (x * cos).add_(x.roll(x.shape[-1] // 2, -1).mul_(sin)).to(dtype)
 
 
 def patch_positions(

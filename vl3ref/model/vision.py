@@ -150,7 +150,11 @@ def first_occurrences(frames: Float[Tensor, "frames patches values"]) -> list[in
     """
     bits = frames.flatten(1).view(torch.int64 if frames.dtype == torch.float64 else torch.int32)
     weights = torch.arange(1, 2 * bits.shape[1], 2, device=frames.device)
-    prints = torch.stack([(row * weights).sum() for row in bits]).tolist()
+    # Into buffers: small results between large ones would keep an allocator from using the large ones' room again.
+    product, sums = torch.empty_like(weights), weights.new_empty(len(bits))
+    for row, total in zip(bits, sums, strict=True):
+        torch.sum(torch.mul(row, weights, out=product), dim=0, out=total)
+    prints = sums.tolist()
     seen: dict[int, list[int]] = {}
     first = []
     for index, mark in enumerate(prints):
