@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.goldens_cases import CASES, inputs_of
-from tests.helpers import GOLDENS, ROOT
+from tests.helpers import GOLDENS, ROOT, needs_gpu
 from vl3ref import decoding
 from vl3ref.checkpoints import load_model
 from vl3ref.errors import InputError
@@ -19,8 +19,6 @@ from vl3ref.generation import generate
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import join
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture

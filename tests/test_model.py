@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import vl3ref
 from tests.goldens_cases import NAMES, inputs_of
-from tests.helpers import GOLDENS
+from tests.helpers import GOLDENS, needs_gpu
 from tests.media import noise
 from vl3ref import InputError
 from vl3ref.checkpoints import load_model
@@ -296,9 +296,6 @@ def test_which_kernels_a_gpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
         for choice in choices:
             choice.cache_clear()
     assert kernels.varlen_kernel(torch.device("cpu"), torch.bfloat16, 72, False) is None
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.mark.cuda

@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, needs_gpu
 from tests.parity.measure import MOST, POINTS, Measured, fitting_layers, measure, write_report
 from vl3ref.model.vision import VisionMLP
 
 VIDEO_AND_IMAGE = {"video": (16, 16, 24), "image": (1, 32, 40)}
 SMALL = {"video": (4, 8, 12), "image": (1, 12, 16)}
 TRUTHS = {torch.float32: torch.float64, torch.bfloat16: torch.float32}
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.fixture(scope="module")

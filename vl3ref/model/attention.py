@@ -117,9 +117,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, causal: bool = Fa
     Where the fused kernels do not know that query heads share key heads, torch would silently hold all scores; there
     keys and values are repeated instead, which costs their size alone.
     """
-    if _grouped(q, k, axis=1) and not kernels.groups_are_fused(q.device, q.dtype, q.shape[-1]):
+    if _grouped(q, k) and not kernels.groups_are_fused(q.device, q.dtype, q.shape[-1]):
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=_grouped(q, k, axis=1))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=_grouped(q, k))
 
 
 def _attend_at_once(
@@ -184,6 +184,6 @@ def _as_list(lengths: Sequence[int] | Tensor) -> list[int]:
     return lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
 
 
-def _grouped(q: Tensor, k: Tensor, axis: int = -2) -> bool:
-    """Whether several query heads share a key head. Heads are the last axis but one of packed tensors."""
-    return q.shape[axis] != k.shape[axis]
+def _grouped(q: Tensor, k: Tensor) -> bool:
+    """Whether several query heads share a key head. Heads are the second axis, packed or in a batch."""
+    return q.shape[1] != k.shape[1]

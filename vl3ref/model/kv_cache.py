@@ -88,7 +88,8 @@ class KVCache:
         longest = max(self.lengths) + 1
         mask = self._mask(positions, longest) if min(self.lengths) + 1 < longest else None
         several = torch.arange(len(lengths), device=device) if len(lengths) > 1 else None
-        return Step(lengths, list(self.lengths), positions, any(self.lengths), True, longest, mask, several)
+        past = list(self.lengths)
+        return Step(lengths, past, positions, any(past), one_each=True, reach=longest, mask=mask, conversations=several)
 
     def static_step(self, positions: Int[Tensor, " conversations"]) -> Step:
         """Plan for one new token of each conversation at positions that only the device knows.
@@ -98,14 +99,13 @@ class KVCache:
         """
         conversations = torch.arange(len(positions), device=positions.device)
         mask = self._mask(positions, self.capacity)
-        return Step([1] * len(positions), [], positions, True, True, self.capacity, mask, conversations)
+        ones, reach = [1] * len(positions), self.capacity
+        return Step(ones, [], positions, True, one_each=True, reach=reach, mask=mask, conversations=conversations)
 
     def _mask(self, positions: Int[Tensor, " conversations"], reach: int) -> Float[Tensor, "conversations reach"]:
         """Made once per step; of a mask of booleans, torch would make this one in every layer."""
         missing = torch.arange(reach, device=positions.device) > positions[:, None]
-        return torch.zeros(missing.shape, dtype=self.keys[0].dtype, device=positions.device).masked_fill(
-            missing, float("-inf")
-        )
+        return self.keys[0].new_zeros(missing.shape).masked_fill(missing, float("-inf"))
 
     def write(
         self,
