@@ -1,6 +1,6 @@
 """The numbers that define a model, and those of the released ones.
 
-Plain frozen dataclasses: nothing here reads a file (`config_json.py` does).
+Plain frozen dataclasses. No file is read here: `checkpoints/official.py` and `checkpoints/hf.py` do that.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,50 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How the decoder's rotary frequencies are changed for texts longer than it was trained on.
+
+    Attributes:
+        kind: "linear" divides every frequency by the factor; "llama3" does so for long wavelengths only; "yarn" blends
+            by how often a pair turns within the original length.
+        low_freq_factor, high_freq_factor: of llama3: the wavelengths it blends between are the original length divided
+            by these.
+        original_max_position_embeddings: of llama3 and yarn: the length that the decoder was trained on.
+        beta_fast, beta_slow: of yarn: turns within the original length between which it blends.
+        attention_factor: what cosines and sines are multiplied by; None for yarn's 0.1 ln(factor) + 1, and for 1 in
+            the other kinds.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "llama3", "yarn"):
+            raise ConfigError(f"decoder: no rope scaling of kind {self.kind!r}; there are linear, llama3 and yarn")
+        if not self.factor >= 1:
+            raise ConfigError(f"decoder: the factor of its rope scaling should be at least 1, not {self.factor}")
+        if not self.low_freq_factor < self.high_freq_factor:
+            raise ConfigError(
+                f"decoder: low_freq_factor {self.low_freq_factor} of its rope scaling should be below "
+                f"high_freq_factor {self.high_freq_factor}"
+            )
+
+
+@dataclass(frozen=True)
 class LanguageConfig:
-    """The Qwen2.5 decoder."""
+    """The decoder. The defaults are Qwen2.5's; Qwen3 and Llama differ in the fields from head_dim on.
+
+    Attributes:
+        head_dim: numbers per head; 0 stands for hidden_size // num_attention_heads.
+        qk_norm: queries and keys are RMS-normalised per head before they are rotated (Qwen3).
+        qkv_bias, output_bias, mlp_bias: of q_proj, k_proj, v_proj; of o_proj; of the MLP's three layers.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -62,19 +104,26 @@ class LanguageConfig:
     max_position_embeddings: int = 32768
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    head_dim: int = 0
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    output_bias: bool = False
+    mlp_bias: bool = False
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        for whole, part in (("hidden_size", "num_attention_heads"), ("num_attention_heads", "num_key_value_heads")):
+        def check_multiple(whole: str, part: str) -> None:
             if getattr(self, whole) % getattr(self, part):
                 raise ConfigError(
                     f"decoder: {whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
                 )
+
+        check_multiple("num_attention_heads", "num_key_value_heads")
+        if not self.head_dim:
+            check_multiple("hidden_size", "num_attention_heads")
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise ConfigError(f"decoder: head size {self.head_dim} is odd, and RoPE rotates pairs")
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
 
 @dataclass(frozen=True)
