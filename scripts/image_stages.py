@@ -16,10 +16,10 @@ from pathlib import Path
 from report_tiny import RESULTS, ROOT, fill
 
 import vl3ref
-from vl3ref.training.evaluation import Column, Table, examine_all
-from vl3ref.training.recipe import NOTHING, PHASES, Phase, train_tiny
+from vl3ref.tinyworld import TIME_SKILLS
+from vl3ref.tinyworld.examination import Column, Table, examine_all
+from vl3ref.tinyworld.recipe import NOTHING, PHASES, Phase, train_tiny
 from vl3ref.training.stages import TINY
-from vl3ref.training.tinyworld import TIME_SKILLS
 
 ARMS = {"with the image stages": PHASES[:4], "without them": PHASES[:2]}
 

@@ -12,9 +12,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from vl3ref.training.tinyworld.drawing import Thing, background, draw_thing, pixels
-from vl3ref.training.tinyworld.papers import chart, document, sign
-from vl3ref.training.tinyworld.pictures import scene
+from vl3ref.tinyworld.documents import chart, document, sign
+from vl3ref.tinyworld.drawing import Thing, background, draw_thing, pixels
+from vl3ref.tinyworld.pictures import scene
 
 ROOT = Path(__file__).parents[1]
 RATE = 10

@@ -14,8 +14,8 @@ import torch
 from matplotlib import pyplot
 
 import vl3ref
-from vl3ref.training.evaluation import COLUMNS, Table, examine_all
-from vl3ref.training.recipe import PHASES, Phase
+from vl3ref.tinyworld.examination import COLUMNS, Table, examine_all
+from vl3ref.tinyworld.recipe import PHASES, Phase
 from vl3ref.training.run_log import read_log
 from vl3ref.training.run_state import latest_checkpoint
 

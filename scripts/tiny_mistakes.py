@@ -8,9 +8,9 @@ import sys
 from collections import Counter
 
 import vl3ref
-from vl3ref.training.evaluation import SEED
+from vl3ref.tinyworld import held_out
+from vl3ref.tinyworld.examination import SEED
 from vl3ref.training.samples import to_conversation
-from vl3ref.training.tinyworld import held_out
 
 
 def main(questions: int) -> None:

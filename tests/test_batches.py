@@ -23,8 +23,8 @@ from vl3ref.training.batches import Batch, Conversations, cut, packed
 from vl3ref.training.objectives import NextToken
 from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import OFFICIAL_2B
-from vl3ref.training.tinyworld import PICTURES, TinyWorld
-from vl3ref.training.tinyworld.samples import write
+from vl3ref.tinyworld import PICTURES, TinyWorld
+from vl3ref.tinyworld.samples import write
 
 WORLD = {**PICTURES, "clip": 9}
 HELLO = [{"role": "assistant", "content": "Hello."}]

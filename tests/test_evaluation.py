@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from tests.eyes import PALETTE
+from tests.scene_reading import PALETTE
 from tests.small_runs import processor
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.errors import InputError
 from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.training import evaluation
-from vl3ref.training.evaluation import COLUMNS, Column, Score, Table, blank, examine, examine_all, shuffled
+from vl3ref.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
+from vl3ref.tinyworld import examination as evaluation
+from vl3ref.tinyworld.examination import COLUMNS, Column, Score, Table, blank, examine, examine_all, shuffled
 from vl3ref.training.siglip import PairBatches, PairLoss, Pairs, SigLIP, sigmoid_loss
-from vl3ref.training.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
 
 WORLD = {"scene": 3.0, "sign": 2.0, "document": 2.0, "chart": 2.0, "clip": 9.0}
 

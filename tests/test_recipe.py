@@ -15,13 +15,12 @@ import vl3ref
 from vl3ref.errors import TrainingError
 from vl3ref.inputs.tokenizer import Tokenizer
 from vl3ref.model.initialise import random_model
-from vl3ref.training import recipe
+from vl3ref.tinyworld import TinyWorld, recipe
+from vl3ref.tinyworld.recipe import PHASES, SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_tokenizer, train_tiny
 from vl3ref.training.objectives import NextToken
-from vl3ref.training.recipe import PHASES, SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_tokenizer, train_tiny
 from vl3ref.training.run_log import read_log
 from vl3ref.training.run_state import checkpoints
 from vl3ref.training.siglip import PairLoss
-from vl3ref.training.tinyworld import TinyWorld
 
 SHORT = tuple(replace(phase, steps=2 + index % 2, batch=3) for index, phase in enumerate(PHASES))
 PARTS = ("vision_encoder", "projector", "language_model")

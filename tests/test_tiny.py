@@ -7,10 +7,10 @@ import vl3ref
 from tests.helpers import ROOT
 from vl3ref.convert import convert
 from vl3ref.parity.reference import twin_inputs
-from vl3ref.training.evaluation import blank, examine
-from vl3ref.training.recipe import PROCESSOR
+from vl3ref.tinyworld import SKILLS, held_out
+from vl3ref.tinyworld.examination import blank, examine
+from vl3ref.tinyworld.recipe import PROCESSOR
 from vl3ref.training.samples import to_conversation
-from vl3ref.training.tinyworld import SKILLS, held_out
 
 MEDIA = ROOT / "docs" / "media" / "tinyworld"
 

@@ -18,17 +18,17 @@ import pytest
 import torch
 
 import vl3ref
-from tests import eyes
+from tests import scene_reading as eyes
 from tests.helpers import ROOT
 from vl3ref.errors import InputError
 from vl3ref.inputs.images import load_image
 from vl3ref.model_inputs import IGNORED, ModelInputs
-from vl3ref.training import evaluation
+from vl3ref.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
+from vl3ref.tinyworld import examination as evaluation
+from vl3ref.tinyworld.recipe import PHASES
+from vl3ref.tinyworld.samples import write
 from vl3ref.training.annotations import Annotations
-from vl3ref.training.recipe import PHASES
 from vl3ref.training.samples import to_conversation
-from vl3ref.training.tinyworld import PICTURE_SKILLS, SKILLS, TIME_SKILLS, TinyWorld, held_out
-from vl3ref.training.tinyworld.samples import write
 
 KINDS = ("scene", "sign", "label", "document", "chart", "clip")
 ALL = {"scene": 3, "sign": 2, "document": 2, "chart": 2, "clip": 9}

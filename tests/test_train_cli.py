@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 
 import vl3ref
 from tests.helpers import ROOT
-from vl3ref.training import evaluation, recipe, stage_run
+from vl3ref.tinyworld import SKILLS, TinyWorld, recipe
+from vl3ref.tinyworld import examination as evaluation
+from vl3ref.tinyworld.examination import COLUMNS, Score
+from vl3ref.tinyworld.samples import write
+from vl3ref.training import stage_run
 from vl3ref.training.distributed import own_device
-from vl3ref.training.evaluation import COLUMNS, Score
 from vl3ref.training.run_log import read_log
 from vl3ref.training.run_state import checkpoints
 from vl3ref.training.stages import OFFICIAL_2B
-from vl3ref.training.tinyworld import SKILLS, TinyWorld
-from vl3ref.training.tinyworld.samples import write
 
 TINY = ROOT / "weights" / "vl3-tiny"
 Run = Callable[..., tuple[str, str]]

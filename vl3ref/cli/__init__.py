@@ -4,7 +4,8 @@ An answer alone goes to stdout, as it is generated; progress, notes, warnings an
 is wrong with the input is one line and exit code 2, never a traceback.
 
     options.py  what several commands share      talk.py  ask, chat      files.py  inspect, download, convert
-    parity.py   parity                            bench.py   bench          train.py   train, eval
+    parity.py   parity                            bench.py   bench          train.py   train
+    eval.py     eval
 """
 
 import sys
@@ -14,11 +15,12 @@ from typing import Annotated
 import typer
 
 from vl3ref.cli.bench import bench
+from vl3ref.cli.eval import evaluate
 from vl3ref.cli.files import convert, download, inspect
 from vl3ref.cli.options import note, show_warning
 from vl3ref.cli.parity import parity
 from vl3ref.cli.talk import ask, chat
-from vl3ref.cli.train import evaluate, train
+from vl3ref.cli.train import train
 from vl3ref.errors import VL3Error
 
 LESS = "a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack"

@@ -1,6 +1,5 @@
-"""`vl3ref train` and `vl3ref eval`."""
+"""`vl3ref train`."""
 
-import json
 import math
 import os
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from vl3ref.cli.options import Device, check_device, note, option
 from vl3ref.errors import InputError
@@ -123,8 +121,8 @@ def at_least(name: str, number: int | None, least: int) -> None:
 def _train_recipe(folder: Path, resume: bool, workers: int, device: str | None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--recipe trains a small model in one process; start it without torchrun")
+    from vl3ref.tinyworld.recipe import train_tiny
     from vl3ref.training.distributed import own_device
-    from vl3ref.training.recipe import train_tiny
 
     note(f"logs and checkpoints in {folder}; interrupted, the run goes on with --resume")
     note(f"wrote {train_tiny(folder, resume=resume, workers=workers, device=own_device(device))}")
@@ -156,44 +154,3 @@ def _start(model: str | None, vision: str | None, decoder: str | None):  # type:
     if model is None and vision and decoder:
         return assemble(find_checkpoint(vision), find_checkpoint(decoder))
     raise InputError("give --model, a checkpoint to go on from; or both --vision and --decoder, to put one together")
-
-
-def evaluate(
-    world: Annotated[Literal["tinyworld"], typer.Argument(metavar="tinyworld", show_default=False)],
-    model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
-    questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
-    controls: Annotated[
-        bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no DiffFP (first model).")
-    ] = True,
-    seed: Annotated[int | None, option("--seed", help="Of the questions.")] = None,
-    json_file: Annotated[Path | None, option("--json", help="Write the numbers here.")] = None,
-    markdown: Annotated[Path | None, option("--markdown", help="Write the table here.")] = None,
-    device: Device = None,
-) -> None:
-    """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
-    at_least("--questions", questions, 1)
-    at_least("--seed", seed, 0)
-    for file in (json_file, markdown):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise InputError(f"{file} cannot be written: it is a folder, or its folder is not there")
-    check_device(device)
-    import vl3ref
-    from vl3ref.training import evaluation
-
-    names = model or ["vl3-tiny"]
-    labels = [Path(name).name for name in names]
-    if len(set(labels)) < len(labels):  # as the `final` of several runs
-        labels = names
-    table = evaluation.Table()
-    for index, name in enumerate(names):
-        network, processor = vl3ref.load(name, device)
-        columns = evaluation.COLUMNS if controls and index == 0 else {"accuracy": evaluation.COLUMNS["accuracy"]}
-        for column, settings in columns.items():
-            label = f"{labels[index]} {column}" if len(names) > 1 else column
-            table.add(label, evaluation.examine_all(network, processor, settings, questions, seed))
-            note(f"{label}: {table.overall(label):.1%} of {questions} questions a skill")
-    Console(width=140).print(table.for_terminal())
-    if json_file is not None:
-        json_file.write_text(json.dumps(table.as_json(), indent=2) + "\n", encoding="utf-8")
-    if markdown is not None:
-        markdown.write_text(table.as_markdown(), encoding="utf-8")

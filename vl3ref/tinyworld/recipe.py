@@ -22,11 +22,11 @@ from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.tokenizer import Tokenizer, byte_level_bpe
 from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.tinyworld import MAKERS, PICTURES, TinyWorld
 from vl3ref.training.run_state import latest_checkpoint
 from vl3ref.training.siglip import PairBatches, PairLoss, SigLIP
 from vl3ref.training.stage_run import StateFiles, train_stage, write_checkpoint
 from vl3ref.training.stages import TINY, Stage, freeze
-from vl3ref.training.tinyworld import MAKERS, PICTURES, TinyWorld
 from vl3ref.training.trainer import Plan, Trainer
 
 SPECIAL_TOKENS = (

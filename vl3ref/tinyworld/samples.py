@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from vl3ref.errors import InputError
+from vl3ref.tinyworld.clips import clip
+from vl3ref.tinyworld.documents import chart, document, label, sign
+from vl3ref.tinyworld.pictures import Question, Shown, pick, scene
 from vl3ref.training.samples import to_conversation
-from vl3ref.training.tinyworld.clips import clip
-from vl3ref.training.tinyworld.papers import chart, document, label, sign
-from vl3ref.training.tinyworld.pictures import Question, Shown, pick, scene
 
 PICTURE_SKILLS = ("colour", "shape", "count", "position", "reading", "chart", "document", "picture caption")
 TIME_SKILLS = ("motion", "order", "frequency", "time", "change", "video caption")

@@ -15,8 +15,8 @@ from rich.table import Table as RichTable
 
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.tinyworld import SKILLS, TIME_SKILLS, held_out
 from vl3ref.training.samples import to_conversation
-from vl3ref.training.tinyworld import SKILLS, TIME_SKILLS, held_out
 
 SEED = 1_000_003
 """Of the examination: training's samples have small seeds."""

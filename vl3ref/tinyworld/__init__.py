@@ -7,6 +7,6 @@ format.
     samples.py   the above as annotations: a dataset to train on, and held-out questions by skill
 """
 
-from vl3ref.training.tinyworld.samples import MAKERS, PICTURE_SKILLS, PICTURES, SKILLS, TIME_SKILLS, TinyWorld, held_out
+from vl3ref.tinyworld.samples import MAKERS, PICTURE_SKILLS, PICTURES, SKILLS, TIME_SKILLS, TinyWorld, held_out
 
 __all__ = ["MAKERS", "PICTURES", "PICTURE_SKILLS", "SKILLS", "TIME_SKILLS", "TinyWorld", "held_out"]

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import ImageDraw
 
-from vl3ref.training.tinyworld.drawing import CELL, COLOURS, background, draw_text, paper, pixels
-from vl3ref.training.tinyworld.pictures import (
+from vl3ref.tinyworld.drawing import CELL, COLOURS, background, draw_text, paper, pixels
+from vl3ref.tinyworld.pictures import (
     Question,
     Shown,
     article,

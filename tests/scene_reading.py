@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vl3ref.training.tinyworld.papers import GOODS, NAMES, TOWNS, WORDS
+from vl3ref.tinyworld.documents import GOODS, NAMES, TOWNS, WORDS
 
 PALETTE = {
     "red": (220, 40, 40),

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from vl3ref.training.tinyworld.drawing import COLOURS, SHAPES, Thing, background, draw_thing, pixels
-from vl3ref.training.tinyworld.pictures import Board, Question, Shown, article, in_any_order, new_board, pick
+from vl3ref.tinyworld.drawing import COLOURS, SHAPES, Thing, background, draw_thing, pixels
+from vl3ref.tinyworld.pictures import Board, Question, Shown, article, in_any_order, new_board, pick
 
 Cell = tuple[int, int]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vl3ref.training.tinyworld.drawing import (
+from vl3ref.tinyworld.drawing import (
     CELL,
     COLOURS,
     SHAPES,
