@@ -3,7 +3,7 @@
 It stands below both, because neither imports the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
@@ -12,21 +12,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 
-IGNORED = -100
-"""The label of a token that is not learnt."""
+IGNORE_INDEX = -100
+"""The label of a token that is not trained on (torch's `ignore_index`)."""
 
 
 @dataclass
 class VisualSource:
-    """Where one picture or video of a `ModelInputs` came from.
+    """Where one image or video came from.
 
     Attributes:
         name: the file's path, or "image 1", "video 2" for data that has none.
         conversation: index of the conversation it belongs to.
-        height, width: of the original, in pixels, before any resizing.
+        height, width: of the original, in pixels.
         timestamps: seconds of each frame, or None where no times are known.
+        token_id: what stands for each of its visual tokens in `ModelInputs.input_ids`.
     """
 
     name: str
@@ -34,43 +36,22 @@ class VisualSource:
     height: int
     width: int
     timestamps: list[float] | None = None
-
-
-@dataclass
-class TokenTrace:
-    """One row per visual token, in the order in which the decoder sees them; tensors live on the CPU.
-
-    Attributes:
-        visual: index into `ModelInputs.sources`.
-        frame: index of the sampled frame (0 for pictures).
-        time: seconds, nan where no times are known.
-        box: left, top, right, bottom in pixels of the original.
-    """
-
-    visual: Int[Tensor, " kept"]
-    frame: Int[Tensor, " kept"]
-    time: Float[Tensor, " kept"]
-    box: Float[Tensor, "kept 4"]
-
-    def __len__(self) -> int:
-        return len(self.visual)
+    token_id: int | None = None
 
 
 @dataclass
 class ModelInputs:
-    """One or several conversations, packed: what `VideoLLaMA3` takes. The field names are the official ones.
+    """One or several conversations, packed. The field names are the official ones.
 
     Attributes:
-        input_ids: (N,) int64, every visual token standing there, before DiffFP.
+        input_ids: (N,) int64, every visual token standing there, before pruning.
         lengths: (B,) int64, tokens of each conversation.
         pixel_values: (patches, 3*14*14) float32, normalised, each visual in merge-block order; None without visuals.
         grid_sizes: (V, 3) int64, frames x rows x columns of patches of each visual.
         merge_sizes: (V,) int64, patches along the side of one visual token.
         modals: "image" or "video" for each visual.
-        diff_fp: which pruner to use: None for the model's own, False for none, a number for DiffFP at that threshold,
-            True for DiffFP at its own.
-        labels: (N,) int64 where the processor was asked for them: what is learnt, -100 elsewhere.
-        sources: where each visual came from, if known; `trace` needs it.
+        labels: (N,) int64, `IGNORE_INDEX` where nothing is trained on; only if the processor was asked for them.
+        sources: where each visual came from, for `vl3ref.trace.trace`.
     """
 
     input_ids: Int[Tensor, " tokens"]
@@ -79,36 +60,52 @@ class ModelInputs:
     grid_sizes: Int[Tensor, "visuals 3"] | None = None
     merge_sizes: Int[Tensor, " visuals"] | None = None
     modals: list[str] = field(default_factory=list)
-    diff_fp: float | bool | None = None
     labels: Int[Tensor, " tokens"] | None = None
     sources: list[VisualSource] | None = None
+
+    def __repr__(self) -> str:
+        """A few lines: the size of each tensor, and what each visual is."""
+        sizes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in vars(self).items() if isinstance(x, Tensor))
+        visuals = [f"\n  {kind} {t} x {h} x {w} patches" for _, (t, h, w), _, kind in self.visuals()]
+        more = [f"\n  and {len(visuals) - 5} more"] if len(visuals) > 5 else []
+        return f"ModelInputs({len(self.lengths)} conversations: {sizes}{''.join(visuals[:5] + more)})"
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ModelInputs":
         """The same inputs on another device.
 
-        What Python reads to lay out the work (lengths, grid_sizes, merge_sizes) stays where it is, on the CPU as the
-        processor makes it: reading it from a GPU would stall every layer.
-
-        `dtype` can only widen the pixels (to float64): DiffFP decides on what the processor made, and bfloat16 does not
-        resolve its threshold. The vision encoder casts to its own dtype when it reads them.
+        lengths, grid_sizes and merge_sizes stay on the CPU, where Python reads them to lay out the work. `dtype` can
+        only widen the pixels: pruning needs them in float32, and the encoder casts to its own dtype itself.
         """
-        pixels = self.pixel_values
-        if pixels is not None:
-            pixels = pixels.to(device, pixels.dtype if dtype is None else torch.promote_types(pixels.dtype, dtype))
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, input_ids=self.input_ids.to(device), pixel_values=pixels, labels=labels)
+        moved: dict[str, Any] = {"input_ids": self.input_ids.to(device)}
+        if self.labels is not None:
+            moved["labels"] = self.labels.to(device)
+        if (pixels := self.pixel_values) is not None:
+            moved["pixel_values"] = pixels.to(device, torch.promote_types(pixels.dtype, dtype or pixels.dtype))
+        return replace(self, **moved)
+
+    def visuals(self) -> Iterator[tuple[Tensor, tuple[int, int, int], int, str]]:
+        """Patches, grid (frames, rows, columns), merge size and modal of each image and video."""
+        if self.pixel_values is None or self.grid_sizes is None or self.merge_sizes is None:
+            return
+        grids = [(t, h, w) for t, h, w in self.grid_sizes.tolist()]
+        patches = self.pixel_values.split([t * h * w for t, h, w in grids])
+        yield from zip(patches, grids, self.merge_sizes.tolist(), self.modals, strict=True)
 
     def tokens_per_visual(self) -> list[int]:
-        """Visual tokens of each picture or video, before DiffFP."""
+        """Visual tokens of each image and video, before pruning."""
         if self.grid_sizes is None or self.merge_sizes is None:
             return []
         return (self.grid_sizes.prod(dim=1) // self.merge_sizes**2).tolist()
 
-    def check(self, visual_token_ids: tuple[int, ...], vocab_size: int, patch_values: int) -> None:
-        """Refuse inputs whose parts contradict each other.
+    def is_visual(self, visual_token_ids: Sequence[int]) -> Bool[Tensor, " tokens"]:
+        """Which of the input_ids stand for visual tokens."""
+        return torch.stack([self.input_ids == token for token in visual_token_ids]).any(dim=0)
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse inputs whose parts contradict each other, or do not fit the model.
 
         Raises:
-            InputError: naming the two numbers that should agree.
+            InputError: naming the two that should agree.
         """
         self._check_types()
         if int(self.lengths.sum()) != len(self.input_ids):
@@ -117,112 +114,61 @@ class ModelInputs:
             )
         if len(self.input_ids) == 0 or int(self.lengths.min()) < 1:
             raise InputError("a conversation has no tokens")
-        low, high = int(self.input_ids.min()), int(self.input_ids.max())
-        if low < 0 or high >= vocab_size:
-            raise InputError(f"input_ids run from {low} to {high}, but the vocabulary from 0 to {vocab_size - 1}")
-        self._check_visuals(patch_values)
-        placed, given = int(self.visual_positions(visual_token_ids).sum()), sum(self.tokens_per_visual())
+        low, high, vocab = int(self.input_ids.min()), int(self.input_ids.max()), config.language.vocab_size
+        if low < 0 or high >= vocab:
+            raise InputError(f"input_ids run from {low} to {high}, but the vocabulary from 0 to {vocab - 1}")
+        if self.pixel_values is not None and self.grid_sizes is not None and self.merge_sizes is not None:
+            check_grids(
+                self.pixel_values, self.grid_sizes.tolist(), self.merge_sizes.tolist(), config.vision.patch_values
+            )
+        placed, given = int(self.is_visual(config.visual_token_ids).sum()), sum(self.tokens_per_visual())
         if placed != given:
-            raise InputError(f"input_ids hold {placed} visual tokens, but pictures and videos make {given}")
+            raise InputError(f"input_ids hold {placed} visual tokens, but images and videos make {given}")
 
     def _check_types(self) -> None:
-        forms = {"input_ids": 1, "lengths": 1, "grid_sizes": 2, "merge_sizes": 1, "pixel_values": 2}
-        for name, rank in forms.items():
-            x = getattr(self, name)
+        axes = {"input_ids": 1, "lengths": 1, "grid_sizes": 2, "merge_sizes": 1, "pixel_values": 2}
+        for name, rank in axes.items():
+            x, kind = getattr(self, name), "floating-point" if name == "pixel_values" else "integer"
             if x is None and name not in ("input_ids", "lengths"):
                 continue
             if not isinstance(x, Tensor) or x.ndim != rank or x.is_floating_point() != (name == "pixel_values"):
-                kind = "floating-point" if name == "pixel_values" else "integer"
                 raise InputError(f"{name} should be a {kind} tensor of {rank} axes")
-
-    def _check_visuals(self, patch_values: int) -> None:
-        given = [x is not None for x in (self.pixel_values, self.grid_sizes, self.merge_sizes)]
-        if any(given) and not all(given):
-            raise InputError("pixel_values, grid_sizes and merge_sizes go together: give all three or none")
-        if self.pixel_values is None or self.grid_sizes is None or self.merge_sizes is None:
-            return
-        counts = [len(x) for x in (self.grid_sizes, self.merge_sizes, self.modals or [])]
-        if len(set(counts)) > 1:
-            raise InputError("{} grid_sizes, {} merge_sizes, {} modals: each visual needs one of each".format(*counts))
-        for modal in self.modals:
-            if modal not in ("image", "video"):
-                raise InputError(f"modal {modal!r} is not known; there are 'image' and 'video'")
-        check_grids(self.pixel_values, self.grid_sizes.tolist(), self.merge_sizes.tolist(), patch_values)
-
-    def visual_positions(self, visual_token_ids: tuple[int, ...]) -> Bool[Tensor, " tokens"]:
-        """Which of the input_ids stand for visual tokens."""
-        return torch.isin(self.input_ids, torch.tensor(visual_token_ids, device=self.input_ids.device))
-
-    def trace(self, keep_mask: Bool[Tensor, " visual_tokens"] | None = None) -> TokenTrace:
-        """What each visual token shows: its source, frame, time and pixel box.
-
-        Args:
-            keep_mask: of the model's output, to list kept tokens alone; None lists all.
-
-        Raises:
-            InputError: these inputs were not made by a processor, so the sources are not known.
-        """
-        if self.grid_sizes is None or self.merge_sizes is None:
-            nothing = torch.zeros(0, dtype=torch.int64)
-            return TokenTrace(nothing, nothing, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 4))
-        if not self.sources:
-            raise InputError("these inputs do not say where their visuals came from; a processor's do")
-        if keep_mask is not None and len(keep_mask) != sum(self.tokens_per_visual()):
+        counts = [None if x is None else len(x) for x in (self.grid_sizes, self.merge_sizes, self.modals or None)]
+        if len(set(counts)) > 1 or (self.pixel_values is None) != (counts[0] is None):
             raise InputError(
-                f"the keep mask has {len(keep_mask)} entries for {sum(self.tokens_per_visual())} visual tokens"
+                "pixel_values, grid_sizes, merge_sizes and modals go together, one of the last three for each visual; "
+                f"there are {', '.join('none' if n is None else str(n) for n in counts)} of those"
             )
-        parts = [
-            _trace_one(index, source, grid, merge)
-            for index, (source, grid, merge) in enumerate(
-                zip(self.sources, self.grid_sizes.tolist(), self.merge_sizes.tolist(), strict=True)
-            )
-        ]
-        keep = slice(None) if keep_mask is None else keep_mask.cpu()
-        return TokenTrace(
-            **{f.name: torch.cat([getattr(part, f.name) for part in parts])[keep] for f in fields(TokenTrace)}
-        )
+        if unknown := set(self.modals) - {"image", "video"}:
+            raise InputError(f"modal {unknown.pop()!r} is not known; there are 'image' and 'video'")
 
 
 def join(parts: Sequence[ModelInputs]) -> ModelInputs:
-    """Several inputs as one: their conversations, one after another. Labels and sources stay if every part has them.
+    """The conversations of several inputs, one after another. Labels and sources are kept if every part has them.
 
     Raises:
-        InputError: there are none, or they are to be pruned differently.
+        InputError: there are no parts.
     """
     if not parts:
         raise InputError("there are no inputs to join")
-    if any(part.diff_fp != parts[0].diff_fp for part in parts):
-        raise InputError(f"inputs pruned differently cannot be joined: diff_fp is {[part.diff_fp for part in parts]}")
-    tensors: dict[str, Any] = {}
-    for name in ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes"):
+    starts = list(accumulate((len(part.lengths) for part in parts), initial=0))
+    joined: dict[str, Any] = {}
+    for name in (f.name for f in fields(ModelInputs)):
         there = [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        tensors[name] = torch.cat(there) if there else None
-    if all(part.labels is not None for part in parts):
-        tensors["labels"] = torch.cat([part.labels for part in parts if part.labels is not None])
-    sources: list[VisualSource] | None = None
-    if all(part.sources is not None for part in parts):
-        before = [0, *accumulate(len(part.lengths) for part in parts)]
-        sources = [
-            replace(source, conversation=source.conversation + first)
-            for part, first in zip(parts, before, strict=False)
+        if not there or (name in ("labels", "sources") and len(there) < len(parts)):
+            continue
+        joined[name] = torch.cat(there) if isinstance(there[0], Tensor) else [x for values in there for x in values]
+    if "sources" in joined:
+        joined["sources"] = [
+            replace(source, conversation=source.conversation + start)
+            for part, start in zip(parts, starts, strict=False)
             for source in part.sources or ()
         ]
-    modals = [modal for part in parts for modal in part.modals]
-    return ModelInputs(**tensors, modals=modals, diff_fp=parts[0].diff_fp, sources=sources)
-
-
-def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) -> TokenTrace:
-    t, h, w = grid[0], grid[1] // merge, grid[2] // merge
-    frame, row, column = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (t, h, w)), indexing="ij"))
-    times = torch.tensor(source.timestamps or [float("nan")] * t, dtype=torch.float64)
-    corners = [column / w * source.width, row / h * source.height]
-    opposite = [(column + 1) / w * source.width, (row + 1) / h * source.height]
-    box = torch.stack([*corners, *opposite], dim=1)
-    return TokenTrace(torch.full_like(frame, index), frame, times[frame], box)
+    return ModelInputs(**joined)
 
 
 def check_grids(pixel_values: Tensor, grids: Sequence[Sequence[int]], merges: Sequence[int], patch_values: int) -> None:
-    """Refuse grids that cannot be merged, and pixels that are not theirs.
+    """Refuse grids that cannot be merged, and pixels that do not belong to them.
 
     Raises:
         InputError: naming the two that should agree.
@@ -230,6 +176,6 @@ def check_grids(pixel_values: Tensor, grids: Sequence[Sequence[int]], merges: Se
     for (t, h, w), merge in zip(grids, merges, strict=True):
         if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
             raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")
-    wanted = (sum(t * h * w for t, h, w in grids), patch_values)
-    if tuple(pixel_values.shape) != wanted:
-        raise InputError(f"pixel_values are {tuple(pixel_values.shape)}, but the grids ask for {wanted}")
+    expected = (sum(t * h * w for t, h, w in grids), patch_values)
+    if tuple(pixel_values.shape) != expected:
+        raise InputError(f"pixel_values are {tuple(pixel_values.shape)}, but the grids ask for {expected}")

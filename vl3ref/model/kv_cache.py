@@ -1,152 +1,232 @@
-"""What the decoder remembers while generating: the keys and values of every token so far.
+"""The KV cache: keys and values of every token so far, and attention that reads them.
 
-One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim), allocated once for the longest a
-generation can get. Conversations fill their rows independently, so those of different lengths decode side by side.
+One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim). Conversations fill their rows
+independently, so those of different lengths are generated side by side. A forward pass takes a `Step`, planned once and
+read by every layer:
+
+    prefill   nothing is cached yet        attention within the packed prompt (`packed_attention`)
+    append    any number of new tokens     each conversation's new tokens attend to all of its own
+    decode    one new token each           one batched call; a mask hides what shorter conversations have not filled
+
+A token's slot in the cache and its rotary position are two things. They are equal by default; a scheme with several axes
+(M-RoPE) gives positions of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from vl3ref.config import LanguageConfig
-from vl3ref.model.rope import Rotation, text_rotation
+from vl3ref.model.kernels import has_flash, sdpa
+from vl3ref.model.rope import Rotation
+
+APPEND_CHUNK = 512
+"""Queries of an appended turn that attend together under a mask of (512, keys)."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where the new tokens of one forward pass stand, and what they see. Worked out once, read by every layer.
+    """The new tokens of one forward pass.
 
     Attributes:
+        kind: see the module's docstring.
         lengths: new tokens of each conversation.
-        past: tokens each conversation held before them; empty where only the device knows.
-        positions: of each new token in its conversation.
-        goes_on: whether any conversation held tokens before, so that the cache has to be read.
-        one_each: whether every conversation has exactly one new token (decoding); the rest is for that case.
-        reach: keys that attention reads of each conversation: as many as the longest holds, or all there is room for.
-        mask: added to the scores of these keys, in the cache's dtype: 0, or minus infinity for those that are not
-            there. None if all are.
-        conversations: which one each token belongs to; None if there is only one.
+        positions: rotary position of each new token, (tokens,) or (tokens, axes).
+        past: tokens that each conversation has in the cache already; empty if only the device knows.
+        slots: (decode) where each conversation's token is stored; None for one conversation, whose `past` says it.
+        keys: (decode) how many of the cached keys attention reads.
+        mask: (decode) added to the scores of these keys: 0, or -inf where nothing is stored. None hides nothing.
     """
 
+    kind: Literal["prefill", "append", "decode"]
     lengths: Sequence[int]
-    past: Sequence[int]
-    positions: Int[Tensor, " tokens"]
-    goes_on: bool = False
-    one_each: bool = False
-    reach: int = 0
-    mask: Float[Tensor, "tokens reach"] | None = None
-    conversations: Int[Tensor, " tokens"] | None = None
+    positions: Int[Tensor, "tokens *axes"]
+    past: Sequence[int] = ()
+    slots: Int[Tensor, " conversations"] | None = None
+    keys: int = 0
+    mask: Float[Tensor, "conversations keys"] | None = None
 
 
-def first_step(lengths: Sequence[int], device: torch.device) -> Step:
-    """The step of a pass that remembers nothing."""
-    positions = torch.cat([torch.arange(n, device=device) for n in lengths])
-    return Step(lengths, [0] * len(lengths), positions)
+def count_positions(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Int[Tensor, " tokens"]:
+    """start, start + 1, ... for the tokens of each conversation."""
+    return torch.cat([torch.arange(s, s + n, device=device) for s, n in zip(starts, lengths, strict=True)])
 
 
 class KVCache:
-    """Keys and values of all layers, and how many tokens each conversation holds (`lengths`, plain ints).
+    """Keys and values of all layers. `LanguageModel.new_cache` makes one.
 
     Args:
-        config: the decoder's.
-        conversations: how many are generated at once.
-        capacity: tokens reserved for each; `reserve` adds more.
-        dtype, device: the decoder's.
+        rotary: the decoder's; decoding looks rotations up in a table instead of computing them for every token.
+        capacity: tokens reserved for each conversation; `reserve` adds more.
+
+    Attributes:
+        lengths: tokens that each conversation holds.
+        next_positions: rotary position of each conversation's next token.
     """
 
     def __init__(
-        self, config: LanguageConfig, conversations: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: LanguageConfig,
+        rotary: nn.Module,
+        conversations: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> None:
         shape = (conversations, config.num_key_value_heads, capacity, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        self.config = config
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.rotary = rotary
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.zeros_like(x) for x in self.keys]
         self.lengths = [0] * conversations
-        self.rotation = self._rotation()
+        self.next_positions = [0] * conversations
+        self.rows = torch.arange(conversations, device=device)
+        self._tabulate()
 
     @property
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
-    def _rotation(self) -> Rotation:
-        """Of every position there is room for: looked up while decoding, instead of made anew for every token."""
-        positions = torch.arange(self.capacity, device=self.keys[0].device)
-        return text_rotation(positions, self.config.head_dim, self.config.rope_theta, self.keys[0].dtype)
+    @property
+    def device(self) -> torch.device:
+        return self.keys[0].device
 
-    def step(self, lengths: Sequence[int]) -> Step:
-        """Plan for these many new tokens of each conversation."""
-        device = self.keys[0].device
-        if any(length != 1 for length in lengths):
-            starts = zip(self.lengths, lengths, strict=True)
-            positions = torch.cat([torch.arange(past, past + new, device=device) for past, new in starts])
-            return Step(lengths, list(self.lengths), positions, any(self.lengths))
-        positions = torch.tensor(self.lengths, device=device)
-        longest = max(self.lengths) + 1
-        mask = self._mask(positions, longest) if min(self.lengths) + 1 < longest else None
-        several = torch.arange(len(lengths), device=device) if len(lengths) > 1 else None
-        past = list(self.lengths)
-        return Step(lengths, past, positions, any(past), one_each=True, reach=longest, mask=mask, conversations=several)
+    def step(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> Step:
+        """Plan for so many new tokens of each conversation.
 
-    def static_step(self, positions: Int[Tensor, " conversations"]) -> Step:
-        """Plan for one new token of each conversation at positions that only the device knows.
-
-        Every shape is the same from token to token, and nothing depends on a number that Python has to read: what a
-        captured CUDA graph needs. Attention reads the whole capacity, and masks what is not filled.
+        Args:
+            positions: counted from 0 in each conversation's new tokens; None for 0, 1, 2, ...
         """
-        conversations = torch.arange(len(positions), device=positions.device)
-        mask = self._mask(positions, self.capacity)
-        ones, reach = [1] * len(positions), self.capacity
-        return Step(ones, [], positions, True, one_each=True, reach=reach, mask=mask, conversations=conversations)
+        past = list(self.lengths)
+        if any(past) and positions is None and all(n == 1 for n in lengths):
+            slots = positions = torch.tensor(past, device=self.device)
+            if self.next_positions != past:
+                positions = torch.tensor(self.next_positions, device=self.device)
+            keys = max(past) + 1
+            mask = self._mask(slots, keys) if min(past) + 1 < keys else None
+            return Step("decode", lengths, positions, past, slots if len(past) > 1 else None, keys, mask)
+        if positions is None:
+            positions = count_positions(lengths, self.next_positions, self.device)
+        elif any(past):
+            starts = torch.tensor(self.next_positions).repeat_interleave(torch.tensor(lengths)).to(self.device)
+            positions = positions + starts.view(-1, *[1] * (positions.ndim - 1))
+        return Step("append" if any(past) else "prefill", lengths, positions, past)
 
-    def _mask(self, positions: Int[Tensor, " conversations"], reach: int) -> Float[Tensor, "conversations reach"]:
-        """Made once per step; of a mask of booleans, torch would make this one in every layer."""
-        missing = torch.arange(reach, device=positions.device) > positions[:, None]
-        return self.keys[0].new_zeros(missing.shape).masked_fill(missing, float("-inf"))
+    def static_step(self, slots: Int[Tensor, " conversations"], positions: Int[Tensor, " conversations"]) -> Step:
+        """Plan for one new token each, at places that only the device knows, as in a CUDA graph: every shape stays the
+        same from token to token, so attention reads the whole capacity under a mask."""
+        mask = self._mask(slots, self.capacity)
+        return Step("decode", [1] * len(slots), positions, (), slots, self.capacity, mask)
+
+    def rotation(self, step: Step) -> Rotation:
+        """cos and sin of a decode step's positions."""
+        return Rotation(self._table.cos[step.positions], self._table.sin[step.positions])
 
     def write(
         self,
         layer: int,
-        keys: Float[Tensor, "tokens kv_heads head_dim"],
-        values: Float[Tensor, "tokens kv_heads head_dim"],
+        k: Float[Tensor, "tokens kv_heads head_dim"],
+        v: Float[Tensor, "tokens kv_heads head_dim"],
         step: Step,
     ) -> None:
-        """Put packed new tokens in their places in one layer; `advance` counts them once all layers have."""
-        if step.conversations is not None:
-            self.keys[layer][step.conversations, :, step.positions] = keys
-            self.values[layer][step.conversations, :, step.positions] = values
-            return
-        if step.one_each:
-            self.keys[layer][0, :, step.past[0]] = keys[0]
-            self.values[layer][0, :, step.past[0]] = values[0]
-            return
-        new = list(step.lengths)
-        for b, (k, v) in enumerate(zip(keys.split(new), values.split(new), strict=True)):
-            rows = slice(step.past[b], step.past[b] + new[b])
-            self.keys[layer][b, :, rows] = k.transpose(0, 1)
-            self.values[layer][b, :, rows] = v.transpose(0, 1)
+        """Store the new tokens of one layer; `advance` counts them once all layers have."""
+        for cached, new in ((self.keys[layer], k), (self.values[layer], v)):
+            if step.slots is not None:
+                cached[self.rows, :, step.slots] = new
+            elif step.kind == "decode":
+                cached[0, :, step.past[0]] = new[0]
+            else:
+                for row, part in enumerate(new.split(list(step.lengths))):
+                    start = step.past[row]
+                    cached[row, :, start : start + len(part)] = part.transpose(0, 1)
 
-    def advance(self, lengths: Sequence[int]) -> None:
+    def attend(self, layer: int, q: Float[Tensor, "tokens heads head_dim"], step: Step) -> Tensor:
+        """Causal attention of new tokens over everything stored, themselves included. Packed like q."""
+        keys, values = self.keys[layer], self.values[layer]
+        if step.kind == "decode":
+            return _attend_one_each(q, keys[:, :, : step.keys], values[:, :, : step.keys], step.mask)
+        outputs = []
+        for row, new in enumerate(q.split(list(step.lengths))):
+            total = step.past[row] + len(new)
+            if len(new):
+                k, v = keys[row : row + 1, :, :total], values[row : row + 1, :, :total]
+                out = _attend_last(rearrange(new, "n h d -> 1 h n d"), k, v)
+                outputs.append(rearrange(out, "1 h n d -> n h d"))
+        return torch.cat(outputs)
+
+    def advance(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> None:
+        """Count new tokens. `positions`: those of a step that were not 0, 1, 2, ...; the next one follows the largest."""
         self.lengths = [held + new for held, new in zip(self.lengths, lengths, strict=True)]
+        if positions is None:
+            self.next_positions = [held + new for held, new in zip(self.next_positions, lengths, strict=True)]
+        else:
+            parts = zip(positions.cpu().split(list(lengths)), self.next_positions, strict=True)
+            self.next_positions = [int(part.max()) + 1 if len(part) else before for part, before in parts]
+            self._tabulate()
 
-    def reserve(self, tokens: int | Sequence[int]) -> None:
-        """Make room for this many more tokens in every conversation, or these many in each, keeping what is held."""
-        more = [tokens] * len(self.lengths) if isinstance(tokens, int) else tokens
+    def truncate(self, length: int) -> None:
+        """Forget what one conversation holds beyond its first `length` tokens (text, whose positions go up by one)."""
+        self.next_positions = [self.next_positions[0] - (self.lengths[0] - length)]
+        self.lengths = [length]
+
+    def reserve(self, lengths: int | Sequence[int]) -> None:
+        """Make room for so many more tokens of every conversation (or of each), keeping what is held."""
+        more = [lengths] * len(self.lengths) if isinstance(lengths, int) else lengths
         missing = max(held + new for held, new in zip(self.lengths, more, strict=True)) - self.capacity
-        if missing > 0:
-            self._change(lambda x: torch.nn.functional.pad(x, (0, 0, 0, missing)))
-            self.rotation = self._rotation()
+        if missing > 0:  # layer by layer, so that no more than one is held twice
+            for tensors in (self.keys, self.values):
+                for layer, x in enumerate(tensors):
+                    tensors[layer] = F.pad(x, (0, 0, 0, missing))
+            self._tabulate()
 
-    def keep(self, conversations: Sequence[int]) -> None:
-        """Forget all conversations but these (those that have not ended)."""
-        self._change(lambda x: x[list(conversations)])
-        self.lengths = [self.lengths[b] for b in conversations]
-
-    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Layer by layer, so that no more than one is held twice."""
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all conversations but these."""
         for tensors in (self.keys, self.values):
             for layer, x in enumerate(tensors):
-                tensors[layer] = change(x)
+                tensors[layer] = x[list(rows)]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.next_positions = [self.next_positions[row] for row in rows]
+        self.rows = self.rows[: len(rows)]
+
+    def _tabulate(self) -> None:
+        """Rotations of every position that a token may still get: positions can run ahead of slots."""
+        ahead = max((p - n for p, n in zip(self.next_positions, self.lengths, strict=True)), default=0)
+        positions = torch.arange(self.capacity + max(ahead, 0), device=self.device)
+        self._table: Rotation = self.rotary(positions, self.keys[0].dtype)
+
+    def _mask(self, slots: Int[Tensor, " conversations"], keys: int) -> Float[Tensor, "conversations keys"]:
+        """Made once per step; torch would turn a mask of booleans into this one in every layer."""
+        missing = torch.arange(keys, device=self.device) > slots[:, None]
+        return self.keys[0].new_zeros(missing.shape).masked_fill(missing, float("-inf"))
+
+
+def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Query heads that share a key head are laid along the query axis, so that each key is read once for all of them.
+    (view, not einops: this runs once per layer and token, where microseconds count.)"""
+    rows, heads, head_dim = q.shape
+    q = q.view(rows, keys.shape[1], -1, head_dim)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=None if mask is None else mask[:, None, None])
+    return out.reshape(rows, heads, head_dim)
+
+
+def _attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The last queries of a sequence attend to every key up to themselves: (1, heads, new, d) over (1, heads, all, d).
+    Without flash attention they go in chunks, so that no mask grows with both lengths."""
+    new, total = q.shape[2], k.shape[2]
+    if new == total:
+        return sdpa(q, k, v, causal=True)
+    if has_flash(q.device, q.dtype, q.shape[-1]):
+        from torch.nn.attention.bias import causal_lower_right  # takes as long to import as the rest of torch
+
+        return sdpa(q, k, v, causal_lower_right(new, total))
+    outputs, seen = [], total - new
+    for chunk in q.split(APPEND_CHUNK, dim=2):
+        before, seen = seen, seen + chunk.shape[2]
+        mask = torch.ones(chunk.shape[2], seen, dtype=torch.bool, device=q.device).tril(before)
+        outputs.append(sdpa(chunk, k[:, :, :seen], v[:, :, :seen], mask))
+    return torch.cat(outputs, dim=2)

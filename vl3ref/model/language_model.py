@@ -2,48 +2,40 @@
 
     ids -> embed_tokens -> blocks of (causal grouped-query attention with RoPE, SiLU-gated MLP) -> norm -> head
 
-It is whole without the rest of the model: `LanguageModel` takes ids or embeddings, and generates.
+It does not need the rest of the model: `LanguageModel` takes ids or embeddings, and generates. What differs in Qwen3 and
+Llama is in the config: the heads' size, norms of queries and keys, biases, and the scaling of RoPE.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vl3ref.config import LanguageConfig
 from vl3ref.errors import InputError
-from vl3ref.model.attention import attention_maps, cached_attention, packed_attention
-from vl3ref.model.kv_cache import KVCache, Step, first_step
-from vl3ref.model.recording import Recording
-from vl3ref.model.rope import Rotation, rotate, text_rotation
-from vl3ref.model_inputs import IGNORED
-
-MLP_CHUNK = 2048
-"""Tokens that an MLP computes at once: the 2B's then holds 0.2 GB of activations, however long the prompt."""
-
-LOSS_CHUNK = 1024
-"""Tokens whose logits are held at once while the loss is computed: 0.6 GB in float32 with Qwen's vocabulary."""
+from vl3ref.model.attention import PackedAttention
+from vl3ref.model.kv_cache import KVCache, Step, count_positions
+from vl3ref.model.rope import Rotation, TextRotary, rotate
 
 
 class LanguageModel(nn.Module):
-    """Qwen2.5 with its head (the embedding table itself where the checkpoint ties them).
+    """A decoder with its head (the embedding table itself where the checkpoint ties them).
 
     Attributes:
-        recompute: hold only what passes between layers for the backward pass, and compute the rest again in it
-            (gradient checkpointing).
-        decode: how new tokens are computed, see `vl3ref.decoding`; None for the best of the device.
+        rotary: RoPE, a module without parameters: (positions, dtype) -> Rotation.
+        gradient_checkpointing: keep only what passes between layers for the backward pass, and compute the rest again.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False
-        self.decode: Literal["eager", "captured", "compiled"] | None = None
+        self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary: nn.Module = TextRotary(config)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None
@@ -56,13 +48,12 @@ class LanguageModel(nn.Module):
         lengths: Sequence[int] | Tensor | None = None,
         cache: KVCache | None = None,
         logits_to_keep: int = 0,
-        recording: Recording | None = None,
     ) -> Float[Tensor, "kept vocab"]:
         """
         Args:
             x: packed token ids (tokens,) int64, or embeddings (tokens, dim).
             lengths: tokens of each conversation (default: one conversation).
-            cache: appended to, and read from: positions go on where each conversation's tokens left off.
+            cache: read and extended: positions continue where each conversation left off.
             logits_to_keep: 0 for the logits of every token, k for those of the last k of each conversation.
 
         Returns:
@@ -78,127 +69,60 @@ class LanguageModel(nn.Module):
             raise InputError(f"lengths add up to {sum(lengths)}, but there are {len(x)} tokens")
         if not x.is_floating_point() and not 0 <= int(x.min()) <= int(x.max()) < self.config.vocab_size:
             raise InputError(f"token ids should lie between 0 and {self.config.vocab_size - 1}")
-        hidden = self.hidden(x, lengths, cache, recording)
-        if logits_to_keep:
-            hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(lengths)])
-        return self.head(hidden)
+        return self.head(last_of_each(self.hidden(x, lengths, cache), lengths, logits_to_keep))
 
     def hidden(
         self,
         x: Shaped[Tensor, "tokens *dim"],
         lengths: Sequence[int],
         cache: KVCache | None = None,
-        recording: Recording | None = None,
+        positions: Int[Tensor, "tokens *axes"] | None = None,
     ) -> Float[Tensor, "tokens dim"]:
-        """What the head reads: the residual stream after the last norm."""
-        if not x.is_floating_point():
-            x = self.embed_tokens(x)
-        if cache is not None:
-            cache.reserve(lengths)
-        step = first_step(lengths, x.device) if cache is None else cache.step(lengths)
-        x = self.run(x, step, cache, recording)
-        if cache is not None:
-            cache.advance(lengths)
+        """What the head reads: the residual stream after the last norm. `positions`: see `KVCache.step`."""
+        if cache is None:
+            if positions is None:
+                positions = count_positions(lengths, [0] * len(lengths), x.device)
+            return self.run(x, Step("prefill", lengths, positions))
+        cache.reserve(lengths)
+        step = cache.step(lengths, positions)
+        x = self.run(x, step, cache)
+        cache.advance(lengths, None if positions is None else step.positions)
         return x
-
-    def prefill(
-        self, x: Float[Tensor, "tokens dim"], lengths: Sequence[int], cache: KVCache
-    ) -> Float[Tensor, "conversations vocab"]:
-        """Fill the cache with prompts, and give the logits that follow each."""
-        ends = torch.tensor(lengths, device=x.device).cumsum(0) - 1
-        return self.head(self.hidden(x, lengths, cache)[ends])
 
     def run(
-        self,
-        x: Float[Tensor, "tokens dim"],
-        step: Step,
-        cache: KVCache | None = None,
-        recording: Recording | None = None,
+        self, x: Shaped[Tensor, "tokens *dim"], step: Step, cache: KVCache | None = None
     ) -> Float[Tensor, "tokens dim"]:
         """All blocks and the last norm, for a step that is planned already."""
-        if cache is None:
-            rotation = text_rotation(step.positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        x = x if x.is_floating_point() else self.embed_tokens(x)
+        if cache is not None and step.kind == "decode":
+            rotation = cache.rotation(step)
         else:
-            rotation = cache.rotation.at(step.positions)
-        for index, layer in enumerate(self.layers):
-            if recording is not None:
-                recording.add_hidden(index, x)
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rotation, step, cache, recording, use_reentrant=False)
+            rotation = self.rotary(step.positions, x.dtype)
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, step, cache, use_reentrant=False)
             else:
-                x = layer(x, rotation, step, cache, recording)
-        x = self.norm(x)
-        if recording is not None:
-            recording.add_hidden(len(self.layers), x)
-        return x
+                x = layer(x, rotation, step, cache)
+        return self.norm(x)
 
     def head(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens vocab"]:
         return F.linear(hidden, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
 
-    def loss(
-        self, hidden: Float[Tensor, "tokens dim"], labels: Int[Tensor, " tokens"], lengths: Sequence[int]
-    ) -> Float[Tensor, ""]:
-        """Next-token cross-entropy, the mean over all learnt tokens, in float32.
+    def new_cache(self, conversations: int, capacity: int = 0) -> KVCache:
+        """An empty cache in the model's dtype and on its device."""
+        like = self.embed_tokens.weight
+        return KVCache(self.config, self.rotary, conversations, capacity, like.dtype, like.device)
 
-        The hidden state at i predicts the label at i + 1 of the same conversation. Logits are made for learnt tokens
-        alone, a chunk at a time, and made again for the backward pass, so that (tokens, vocab) is never held.
-
-        Args:
-            labels: unshifted, -100 where nothing is learnt. A conversation's first label is never learnt: nothing
-                stands before it.
-
-        Returns:
-            A scalar; nan if no token is learnt.
-        """
-        learnt = learnt_after(labels, lengths)
-        hidden, targets = hidden[learnt], labels.roll(-1)[learnt]
-
-        def summed(rows: Tensor, wanted: Tensor) -> Tensor:
-            return F.cross_entropy(self.head(rows).float(), wanted, reduction="sum")
-
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for rows, wanted in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
-            total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
-        return total / targets.numel()
-
-    def chunk_mlps(self, tokens: int | None) -> None:
-        """How many tokens every MLP computes together; None for all."""
-        for module in self.modules():
-            if isinstance(module, GatedMLP):
-                module.chunk = tokens
-
-    def generate(
-        self,
-        ids: Int[Tensor, " tokens"],
-        max_new_tokens: int = 128,
-        min_new_tokens: int = 0,
-        temperature: int | float = 0.0,
-        top_p: int | float | None = None,
-        top_k: int | None = None,
-        repetition_penalty: int | float = 1.0,
-        seed: int | None = None,
-        **options: Any,
-    ) -> list[Tensor]:
-        """Continue a text. The list has one entry.
-
-        Args:
-            options: penalty_scope and end_token_ids; see `vl3ref.generation.generate`, which also explains the rest.
-
-        Returns:
-            One int64 tensor per conversation: the new ids alone, the end-of-text id included when it came.
-        """
+    def generate(self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+        """Continue a text: `vl3ref.generation.generate`, which explains the options. The list has one entry."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        sampling = (temperature, top_p, top_k, repetition_penalty, seed)
-        return generate(self, ids, max_new_tokens, min_new_tokens, *sampling, **options)
+        return generate(self, ids, max_new_tokens=max_new_tokens, **options)
 
 
-def learnt_after(labels: Int[Tensor, " tokens"], lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
-    """Which tokens are followed, in their own conversation, by one that is learnt."""
-    learnt = labels.roll(-1) != IGNORED
-    ends = torch.tensor(lengths, device=labels.device).cumsum(0) - 1
-    learnt[ends] = False
-    return learnt
+def last_of_each(x: Float[Tensor, "tokens dim"], lengths: Sequence[int], k: int) -> Float[Tensor, "kept dim"]:
+    """The last k tokens of each conversation; all of them if k is 0."""
+    return torch.cat([segment[-k:] for segment in x.split(list(lengths))]) if k else x
 
 
 class DecoderLayer(nn.Module):
@@ -210,48 +134,41 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(config)
 
     def forward(
-        self,
-        x: Float[Tensor, "tokens dim"],
-        rotation: Rotation,
-        step: Step,
-        cache: KVCache | None = None,
-        recording: Recording | None = None,
+        self, x: Float[Tensor, "tokens dim"], rotation: Rotation, step: Step, cache: KVCache | None = None
     ) -> Float[Tensor, "tokens dim"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, step, cache, recording)
+        x = x + self.self_attn(self.input_layernorm(x), rotation, step, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class SelfAttention(nn.Module):
-    """Causal grouped-query attention: several query heads share one key and value head. Biases on q, k, v only."""
+    """Causal grouped-query attention: several query heads share one key and value head."""
 
     def __init__(self, config: LanguageConfig, index: int) -> None:
         super().__init__()
         self.index = index
         self.head_dim = config.head_dim
-        kv_dim = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, kv_dim)
-        self.v_proj = nn.Linear(config.hidden_size, kv_dim)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        q_dim, kv_dim = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        self.q_proj = nn.Linear(config.hidden_size, q_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(q_dim, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.attend = PackedAttention()
 
     def forward(
-        self,
-        x: Float[Tensor, "tokens dim"],
-        rotation: Rotation,
-        step: Step,
-        cache: KVCache | None = None,
-        recording: Recording | None = None,
+        self, x: Float[Tensor, "tokens dim"], rotation: Rotation, step: Step, cache: KVCache | None = None
     ) -> Float[Tensor, "tokens dim"]:
         q, k, v = (project(x).view(len(x), -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
-        if recording is not None and recording.attentions:
-            recording.add_attention(self.index, attention_maps(q, k, step.lengths, causal=True))
         if cache is not None:
             cache.write(self.index, k, v, step)
-        if cache is None or not step.goes_on:
-            out = packed_attention(q, k, v, step.lengths, causal=True)
+        if cache is None or step.kind == "prefill":
+            out = self.attend(q, k, v, step.lengths, causal=True)
         else:
-            out = cached_attention(q, cache.keys[self.index], cache.values[self.index], step)
+            out = cache.attend(self.index, q, step)
         return self.o_proj(out.flatten(1))
 
 
@@ -259,32 +176,31 @@ class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)).
 
     Attributes:
-        chunk: how many tokens are computed together; None for all. An MLP is several times as wide as the residual
-            stream: in pieces, it is no longer what bounds the length of a prompt.
+        chunk_tokens: how many tokens are computed together. An MLP is several times as wide as the residual stream, and
+            would bound the length of a prompt; at 2,048 tokens the 2B's holds 0.2 GB.
     """
+
+    chunk_tokens = 2048
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
-        self.chunk: int | None = MLP_CHUNK
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
-        if self.chunk is not None and len(x) > self.chunk:
-            return torch.cat([self._together(piece) for piece in x.split(self.chunk)])
+        if len(x) > self.chunk_tokens:
+            return torch.cat([self._together(chunk) for chunk in x.split(self.chunk_tokens)])
         return self._together(x)
 
     def _together(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
-        # In place of silu's result, which nobody else holds: one array of the MLP's width less to write.
+        # In place of silu's result: one array of the MLP's width less.
         return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square. Computed in float32, rounded to x's dtype, then scaled by the weight.
-
-    torch's own does the same for wide dtypes, bit for bit and in one call; for narrow ones it scales before it rounds.
-    """
+    """Divide by the root mean square: in float32, rounded to x's dtype, then scaled by the weight, as Qwen2 does.
+    (torch's own scales narrow dtypes before it rounds.)"""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()

@@ -1,95 +1,81 @@
-"""Rotary positions: one axis for text, two axes for pictures.
+"""Rotary position embeddings: one axis for text, two axes for images.
 
-RoPE turns pairs of numbers in each query and key by an angle proportional to the position, so that their dot product
-depends on the distance between two positions alone. Both towers pair number i with number i + head_dim/2.
+RoPE rotates pairs of numbers in each query and key by an angle proportional to the position, so that their dot product
+depends only on the distance between positions. Both towers pair number i with number i + head_dim/2.
 
-    text    pair j turns by  position * theta^(-2j / head_dim)                          j < head_dim/2
-    image   the first half of the pairs turns by the patch's row, the second half by its column,
-            each by  position * theta^(-2j / (head_dim/2))                              j < head_dim/4
+    text    pair j rotates by  position * theta^(-2j / head_dim)                          j < head_dim/2
+    image   the first half of the pairs rotates by the patch's row, the second half by its column,
+            each by            position * theta^(-2j / (head_dim/2))                      j < head_dim/4
 
-Frequencies and angles are always float32: bfloat16 cannot tell position 257 from 258. They are made when needed rather
-than kept as buffers, so that moving a model to another dtype cannot round them.
+Angles are computed in float32 (bfloat16 cannot tell position 257 from 258), when they are needed: a buffer would be
+rounded by model.bfloat16(). Both classes are modules without parameters, so that `change=` can put others in their place.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from vl3ref.config import LanguageConfig, VisionConfig
+from vl3ref.model.rope_scaling import attention_factor, scale_frequencies
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every angle: the half of head_dim that differs, written twice; all heads turn alike.
-
-    The sine's first half is negative: number i becomes x[i] cos - x[i + head_dim/2] sin, and number i + head_dim/2
-    becomes x[i + head_dim/2] cos + x[i] sin, so `rotate` needs only swap the halves.
-    """
+    """cos and sin of every token's angles, the same for all heads. The first half of sin is negated (see `rotate`)."""
 
     cos: Float[Tensor, "tokens 1 head_dim"]
     sin: Float[Tensor, "tokens 1 head_dim"]
 
-    def at(self, tokens: Int[Tensor, " some"]) -> "Rotation":
-        """That of some of the tokens."""
-        return Rotation(self.cos[tokens], self.sin[tokens])
+
+class TextRotary(nn.Module):
+    """Rotation of the decoder: integer positions (tokens,) -> cos and sin, rounded to the model's dtype as in Qwen2.
+
+    Long-context scaling (`config.rope_scaling`) changes the frequencies; see `rope_scaling.py`.
+    """
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, positions: Int[Tensor, " tokens"], dtype: torch.dtype) -> Rotation:
+        config = self.config
+        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
+        if config.rope_scaling is None:
+            return rotation(positions[:, None].float() * frequencies, dtype)
+        frequencies = scale_frequencies(frequencies, config.rope_scaling, config.rope_theta)
+        return rotation(positions[:, None].float() * frequencies, dtype, attention_factor(config.rope_scaling))
+
+
+class ImageRotary(nn.Module):
+    """Rotation of the vision encoder: rows and columns (patches, 2) -> cos and sin, float32 whatever the model's dtype."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, positions: Int[Tensor, "patches 2"]) -> Rotation:
+        frequencies = inverse_frequencies(self.config.head_dim // 2, self.config.rope_theta, positions.device)
+        return rotation((positions[:, :, None].float() * frequencies).flatten(1), torch.float32)
 
 
 @lru_cache(maxsize=16)
 def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[Tensor, " pairs"]:
-    """theta^(-2j/dim) for j < dim/2, float32. Made on the CPU, so that every device starts from the same bits."""
-    return (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))).to(device)
+    """theta^(-2j/dim), computed on the CPU so that every device gets the same bits."""
+    with torch.inference_mode(False):  # kept, and used in training too
+        return (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim))).to(device)
 
 
-def text_rotation(positions: Int[Tensor, " tokens"], head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Rotation of the decoder. Cosine and sine are rounded to the model's dtype before use, as Qwen2 does."""
-    angles = positions[:, None].float() * inverse_frequencies(head_dim, theta, positions.device)
-    return _written_twice(angles, dtype)
-
-
-def image_rotation(
-    rows: Int[Tensor, " tokens"], columns: Int[Tensor, " tokens"], head_dim: int, theta: float
-) -> Rotation:
-    """Rotation of the vision encoder: float32, whatever the model's dtype."""
-    frequencies = inverse_frequencies(head_dim // 2, theta, rows.device)
-    angles = torch.cat([rows[:, None].float() * frequencies, columns[:, None].float() * frequencies], dim=-1)
-    return _written_twice(angles, torch.float32)
-
-
-def _written_twice(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype) -> Rotation:
-    cos, sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+def rotation(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype, factor: float = 1.0) -> Rotation:
+    """cos and sin (times `factor`) of every pair's angle, for `rotate`."""
+    cos, sin = ((x * factor).to(dtype)[:, None] for x in (angles.cos(), angles.sin()))
     return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
 def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Float[Tensor, "tokens heads head_dim"]:
-    """Turn every head's pairs. Works in the wider of the two dtypes and returns x's."""
+    """(a, b) -> (a cos - b sin, b cos + a sin) for every pair, in the wider of the two dtypes; returns x's dtype."""
     cos, sin = rotation
-    dtype = x.dtype
-    x = x.to(torch.promote_types(dtype, cos.dtype))
-    # In place of its own intermediate results: at 16,384 tokens of the 2B each is another 96 MiB.
-    return (x * cos).add_(x.roll(x.shape[-1] // 2, -1).mul_(sin)).to(dtype)
-
-
-def patch_positions(
-    grid: tuple[int, int, int], merge: int, device: torch.device
-) -> tuple[Int[Tensor, " patches"], Int[Tensor, " patches"]]:
-    """Row and column of every patch of one video or picture.
-
-    Args:
-        grid: frames, rows and columns, in patches.
-        merge: patches are listed in merge x merge blocks, the order in which the processor writes them, so that each
-            output token's patches lie together.
-
-    Returns:
-        Two int64 tensors (frames * rows * columns,). Every frame starts again at 0, 0: time is not a visual axis here,
-        it is told to the decoder in words.
-    """
-    frames, height, width = grid
-    rows = repeat(torch.arange(height, device=device), "h -> h w", w=width)
-    columns = repeat(torch.arange(width, device=device), "w -> h w", h=height)
-
-    def in_blocks(axis: Tensor) -> Tensor:
-        axis = rearrange(axis, "(h m) (w n) -> (h w m n)", m=merge, n=merge)
-        return repeat(axis, "patches -> (frames patches)", frames=frames)
-
-    return in_blocks(rows), in_blocks(columns)
+    wide = x.to(torch.promote_types(x.dtype, cos.dtype))
+    # In place of its own intermediates: at 16,384 tokens of the 2B each is another 96 MiB.
+    return (wide * cos).add_(wide.roll(x.shape[-1] // 2, -1).mul_(sin)).to(x.dtype)

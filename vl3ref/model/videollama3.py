@@ -1,13 +1,13 @@
-"""The whole model: encode, prune, splice, decode (paper, figure 2).
+"""The whole model (paper, figure 2).
 
-    pixel_values --vision_encoder--> features --DiffFP--> kept --projector--> embeddings
-    input_ids ----embed_tokens--------------------------------> embeddings      | spliced in place of visual tokens
-                                                                     language_model --> logits
+    pixel_values --vision_encoder--> features --projector--> visual embeddings --pruner--> kept ones
+    input_ids ----embed_tokens--> embeddings, the kept ones in place of visual tokens --language_model--> logits
 
-Everything is packed: any number of conversations, each with any number of pictures and videos, in one tensor. Every
+Everything is packed: any number of conversations, each with any number of images and videos, in one tensor. Every
 conversation gets what it would get alone.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,63 +18,25 @@ from torch import Tensor, nn
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
-from vl3ref.model.language_model import MLP_CHUNK, LanguageModel, learnt_after
+from vl3ref.model.language_model import LanguageModel, last_of_each
+from vl3ref.model.loss import has_target, next_token_loss
 from vl3ref.model.projector import Projector
-from vl3ref.model.recording import Recording
 from vl3ref.model.vision import VisionEncoder
-from vl3ref.model_inputs import IGNORED, ModelInputs
+from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs
 
-
-@dataclass
-class Spliced:
-    """What the decoder reads: packed embeddings after DiffFP.
-
-    Attributes:
-        embeddings: (N_kept, dim).
-        lengths: tokens of each conversation after the drop.
-        keep_mask: (visual tokens,) bool: which visual tokens stayed.
-        kept: (N,) bool: which of the input_ids stayed.
-    """
-
-    embeddings: Float[Tensor, "kept dim"]
-    lengths: list[int]
-    keep_mask: Bool[Tensor, " visual_tokens"]
-    kept: Bool[Tensor, " tokens"]
-
-
-@dataclass
-class ModelOutput:
-    """What a forward pass gives. Attributes that were not asked for are None.
-
-    Attributes:
-        logits: (N_kept, vocab), packed, in the model's dtype.
-        lengths: (B,) int64, tokens of each conversation after DiffFP.
-        keep_mask: (visual tokens,) bool.
-        loss: scalar float32.
-        hidden_states: the decoder's residual stream, layers + 1 tensors (N_kept, dim).
-        attentions: per decoder layer, a list of (heads, n, n) per conversation.
-        vision_hidden_states, vision_attentions: the same of the vision encoder; (patches, dim), and a list per frame.
-    """
-
-    logits: Float[Tensor, "kept vocab"] | None
-    lengths: Int[Tensor, " conversations"]
-    keep_mask: Bool[Tensor, " visual_tokens"]
-    loss: Float[Tensor, ""] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[list[Tensor], ...] | None = None
-    vision_hidden_states: tuple[Tensor, ...] | None = None
-    vision_attentions: tuple[list[Tensor], ...] | None = None
+PositionScheme = Callable[[ModelInputs, Tensor], Tensor]
+"""(inputs, which of the input_ids are kept) -> rotary positions (kept,) or (kept, axes), int64, from 0 in each
+conversation. `language_model.rotary` has to know the same axes."""
 
 
 class VideoLLaMA3(nn.Module):
-    """VideoLLaMA 3.
-
+    """
     Attributes:
+        pruner: decides which visual tokens the decoder reads: (inputs, features) -> keep mask or scores.
         projector: any module (tokens, vision dim) -> (tokens, text dim).
-        pruner: any callable pixel_values, grid_sizes, merge_sizes, modals -> keep mask; see `diff_fp.Pruner`.
-        recommended_sampling: what the checkpoint's generation_config.json suggests (temperature, top_k, top_p,
-            repetition_penalty); empty if nothing. Used when asked for:
-            `model.generate(inputs, **model.recommended_sampling)`.
+        positions: rotary positions of the decoder; None counts 0, 1, 2, ... in each conversation, after pruning.
+        recommended_sampling: what the checkpoint's generation_config.json suggests, for
+            `generate(inputs, **model.recommended_sampling)`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -86,8 +48,83 @@ class VideoLLaMA3(nn.Module):
         )
         self.language_model = LanguageModel(config.language)
         self.pruner: Pruner = DiffFP() if config.use_token_compression else keep_all
+        self.positions: PositionScheme | None = None
         self.recommended_sampling: dict[str, Any] = {}
-        self.project_before_pruning = False
+
+    def forward(
+        self,
+        inputs: ModelInputs,
+        labels: Int[Tensor, " labels"] | None = None,
+        return_logits: bool | None = None,
+        logits_to_keep: int = 0,
+        pruner: Pruner | None = None,
+    ) -> "ModelOutput":
+        """
+        Args:
+            inputs: moved to the model's device if they are elsewhere.
+            labels: (N,) before pruning, unshifted, -100 ignored. With labels the loss is computed, and the logits are
+                left out unless `return_logits` asks for them.
+            logits_to_keep: 0 for all logits, k for the last k of each conversation.
+            pruner: in place of the model's, for this call.
+
+        Raises:
+            InputError: the inputs contradict each other or the model.
+        """
+        if not isinstance(inputs, ModelInputs):
+            raise InputError(f"the model takes ModelInputs, not a {type(inputs).__name__}; make them with a processor")
+        if labels is not None:
+            _check_labels(labels, inputs, self.config.language.vocab_size)
+        spliced = self.splice(inputs, pruner)
+        hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, positions=spliced.positions)
+        output = ModelOutput(torch.tensor(spliced.lengths), spliced.keep_mask)
+        if labels is not None:
+            labels = labels.to(self.device)[spliced.kept]
+            if not bool(has_target(labels, spliced.lengths).any()):
+                raise InputError(f"no token is a target: every label is {IGNORE_INDEX}, or stands first")
+            output.loss = next_token_loss(self.language_model.head, hidden, labels, spliced.lengths)
+        if labels is None if return_logits is None else return_logits:
+            output.logits = self.language_model.head(last_of_each(hidden, spliced.lengths, logits_to_keep))
+        return output
+
+    def splice(self, inputs: ModelInputs, pruner: Pruner | None = None) -> "Spliced":
+        """Encode, project and prune the visuals, and put them where the conversations have their visual tokens.
+
+        Dropped tokens leave the sequence here: positions are counted afterwards, and the decoder never sees them.
+        """
+        inputs.check(self.config)
+        inputs = inputs.to(self.device)
+        visual = inputs.is_visual(self.config.visual_token_ids)
+        kept = torch.ones_like(visual)
+        keep_mask = visual[:0]
+        embeddings = self.language_model.embed_tokens(inputs.input_ids)
+        if inputs.pixel_values is not None:
+            features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
+            projected = self.projector(features)
+            scores = (pruner or self.pruner)(inputs, features)
+            _check_visual(projected, scores, sum(inputs.tokens_per_visual()), embeddings.shape[1])
+            keep_mask = scores > 0
+            if scores.is_floating_point():
+                projected = projected * scores[:, None]
+            kept = kept.masked_scatter(visual, keep_mask)
+            embeddings = embeddings.masked_scatter(visual[:, None], projected.to(embeddings.dtype))
+        lengths = torch.stack([part.sum() for part in kept.split(inputs.lengths.tolist())]).tolist()
+        positions = None if self.positions is None else self.positions(inputs, kept)
+        return Spliced(embeddings[kept], lengths, keep_mask, kept, positions)
+
+    def gradient_checkpointing(self, on: bool = True) -> "VideoLLaMA3":
+        """Trade time for memory in training, in both towers."""
+        self.vision_encoder.gradient_checkpointing = self.language_model.gradient_checkpointing = on
+        return self
+
+    def generate(self, inputs: ModelInputs, max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
+        """Answer every conversation: `vl3ref.generation.generate`, which explains the options.
+
+        Returns:
+            One 1-D int64 tensor of new ids per conversation, the end-of-text id included when it came.
+        """
+        from vl3ref.generation import generate  # generation is built on the model, not the other way round
+
+        return generate(self, inputs, max_new_tokens=max_new_tokens, **options)
 
     @property
     def device(self) -> torch.device:
@@ -97,149 +134,53 @@ class VideoLLaMA3(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.language_model.embed_tokens.weight.dtype
 
-    def forward(
-        self,
-        inputs: ModelInputs,
-        labels: Int[Tensor, " labels"] | None = None,
-        return_logits: bool | None = None,
-        logits_to_keep: int = 0,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> ModelOutput:
-        """
-        Args:
-            inputs: moved to the model's device if they are elsewhere.
-            labels: (N,) before DiffFP, unshifted, -100 ignored. With labels the loss is computed, and the logits are
-                left out unless asked for.
-            return_logits: whether to compute logits; by default, when there are no labels.
-            logits_to_keep: 0 for all logits, k for the last k of each conversation.
 
-        Raises:
-            InputError: the inputs contradict each other or the model.
-        """
-        if not isinstance(inputs, ModelInputs):
-            raise InputError(f"the model takes ModelInputs, not a {type(inputs).__name__}; make them with a processor")
-        if labels is not None:
-            _check_labels(labels, inputs, self.config.language.vocab_size)
-        text_record = Recording(output_hidden_states, output_attentions)
-        vision_record = Recording(output_hidden_states, output_attentions)
-        inputs = inputs.to(self.device)
-        spliced = self.splice(inputs, vision_record if output_hidden_states or output_attentions else None)
-        hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, recording=text_record)
+@dataclass
+class Spliced:
+    """What the decoder reads: packed embeddings after pruning.
 
-        loss = logits = None
-        if labels is not None:
-            labels = labels.to(self.device)[spliced.kept]
-            if not bool(learnt_after(labels, spliced.lengths).any()):
-                raise InputError(f"nothing is learnt: every label is {IGNORED}, or stands first in its conversation")
-            loss = self.language_model.loss(hidden, labels, spliced.lengths)
-        if labels is None if return_logits is None else return_logits:
-            if logits_to_keep:
-                hidden = torch.cat([segment[-logits_to_keep:] for segment in hidden.split(spliced.lengths)])
-            logits = self.language_model.head(hidden)
-        return ModelOutput(
-            logits=logits,
-            lengths=torch.tensor(spliced.lengths),
-            keep_mask=spliced.keep_mask,
-            loss=loss,
-            hidden_states=text_record.all_hidden(),
-            attentions=text_record.all_attentions(),
-            vision_hidden_states=vision_record.all_hidden(),
-            vision_attentions=vision_record.all_attentions(),
+    Attributes:
+        lengths: tokens of each conversation.
+        keep_mask: which of the visual tokens were kept.
+        kept: which of the input_ids were kept.
+        positions: where the model has a scheme of its own.
+    """
+
+    embeddings: Float[Tensor, "kept dim"]
+    lengths: Sequence[int]
+    keep_mask: Bool[Tensor, " visual_tokens"]
+    kept: Bool[Tensor, " tokens"]
+    positions: Int[Tensor, "kept *axes"] | None = None
+
+
+@dataclass
+class ModelOutput:
+    """`lengths` are the tokens of each conversation after pruning; logits are packed, in the model's dtype."""
+
+    lengths: Int[Tensor, " conversations"]
+    keep_mask: Bool[Tensor, " visual_tokens"]
+    logits: Float[Tensor, "kept vocab"] | None = None
+    loss: Float[Tensor, ""] | None = None
+
+    def __repr__(self) -> str:
+        there = [f"lengths={self.lengths.tolist()}", f"kept {int(self.keep_mask.sum())} of {len(self.keep_mask)}"]
+        there += [f"logits {tuple(self.logits.shape)}"] if self.logits is not None else []
+        there += [f"loss={self.loss.item():.4f}"] if self.loss is not None else []
+        return f"ModelOutput({', '.join(there)})"
+
+
+def _check_visual(projected: Tensor, scores: Tensor, tokens: int, dim: int) -> None:
+    wrong = not isinstance(scores, Tensor) or not (scores.dtype == torch.bool or scores.is_floating_point())
+    if wrong or tuple(scores.shape) != (tokens,):
+        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        raise InputError(
+            f"the pruner made {made}; it should give a bool mask or float scores, one for each of {tokens} visual tokens"
         )
-
-    def splice(self, inputs: ModelInputs, recording: Recording | None = None) -> Spliced:
-        """Encode, prune and project the visuals, and put them where the conversations have their visual tokens.
-
-        Dropped tokens leave the sequence here: positions are counted after the drop, and neither the projector nor the
-        decoder ever sees them.
-        """
-        config = self.config
-        inputs = inputs.to(self.device)
-        inputs.check(config.visual_token_ids, config.language.vocab_size, config.vision.patch_values)
-        visual = inputs.visual_positions(config.visual_token_ids)
-        keep_mask = self.keep_mask(inputs)
-        if keep_mask.dtype != torch.bool or tuple(keep_mask.shape) != (sum(inputs.tokens_per_visual()),):
-            raise InputError(
-                f"the pruner's mask is {keep_mask.dtype} {tuple(keep_mask.shape)}; it should be bool, one for each of "
-                f"{sum(inputs.tokens_per_visual())} visual tokens"
-            )
-
-        kept = torch.ones_like(visual)
-        kept[visual] = keep_mask
-        embeddings = self.language_model.embed_tokens(inputs.input_ids[kept])
-        if inputs.pixel_values is not None:
-            features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, recording)
-            if self.project_before_pruning:
-                projected = self.projector(features)[keep_mask]
-            else:
-                projected = self.projector(features[keep_mask])
-            if tuple(projected.shape) != (int(keep_mask.sum()), embeddings.shape[1]):
-                raise InputError(
-                    f"the projector made {tuple(projected.shape)} of {int(keep_mask.sum())} visual tokens; "
-                    f"the decoder needs {embeddings.shape[1]} numbers for each"
-                )
-            embeddings = embeddings.masked_scatter(visual[kept][:, None], projected.to(embeddings.dtype))
-        lengths = [int(segment.sum()) for segment in kept.split(inputs.lengths.tolist())]
-        return Spliced(embeddings, lengths, keep_mask, kept)
-
-    def keep_mask(self, inputs: ModelInputs) -> Bool[Tensor, " visual_tokens"]:
-        """Which visual tokens stay: by the inputs' own wish (`ModelInputs.diff_fp`), else by the model's pruner."""
-        if inputs.pixel_values is None or inputs.grid_sizes is None or inputs.merge_sizes is None:
-            return torch.ones(0, dtype=torch.bool, device=self.device)
-        pruner = self.pruner
-        if inputs.diff_fp is False:
-            pruner = keep_all
-        elif inputs.diff_fp is not None:
-            pruner = DiffFP() if inputs.diff_fp is True else DiffFP(inputs.diff_fp)
-        return pruner(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, inputs.modals)
-
-    def exact(self, on: bool = True) -> "VideoLLaMA3":
-        """Compute in the order of transformers' implementation, or in the fast order (the default) again.
-
-        The same kernels on the same shapes give the same bits. Four things are ordered differently here for speed, and
-        this puts them back: the patch embedding is a matrix product instead of a convolution, frames are encoded in
-        chunks instead of all at once, dropped tokens are not projected, and the decoder's MLPs compute long prompts in
-        pieces. With `exact()`, on a CPU in float32, features, embeddings and logits of one conversation equal those of
-        transformers (sdpa) bit for bit.
-        """
-        self.vision_encoder.embeddings.as_convolution = on
-        self.vision_encoder.chunk_patches = None if on else "auto"
-        self.project_before_pruning = on
-        self.language_model.chunk_mlps(None if on else MLP_CHUNK)
-        return self
-
-    def recompute(self, on: bool = True) -> "VideoLLaMA3":
-        """Trade time for memory in training: hold only what passes between layers for the backward pass, and compute
-        the rest again in it (gradient checkpointing)."""
-        self.vision_encoder.encoder.recompute = on
-        self.language_model.recompute = on
-        return self
-
-    def generate(
-        self,
-        inputs: ModelInputs,
-        max_new_tokens: int = 128,
-        min_new_tokens: int = 0,
-        temperature: int | float = 0.0,
-        top_p: int | float | None = None,
-        top_k: int | None = None,
-        repetition_penalty: int | float = 1.0,
-        seed: int | None = None,
-        **options: Any,
-    ) -> list[Tensor]:
-        """Answer every conversation.
-
-        Args:
-            options: penalty_scope and end_token_ids; see `vl3ref.generation.generate`, which also explains the rest.
-
-        Returns:
-            One int64 tensor per conversation: the new ids alone, the end-of-text id included when it came.
-        """
-        from vl3ref.generation import generate  # generation is built on the model, not the other way round
-
-        sampling = (temperature, top_p, top_k, repetition_penalty, seed)
-        return generate(self, inputs, max_new_tokens, min_new_tokens, *sampling, **options)
+    if tuple(projected.shape) != (tokens, dim):
+        raise InputError(
+            f"the projector made {tuple(projected.shape)} of {tokens} visual tokens; the decoder needs {dim} numbers "
+            "for each"
+        )
 
 
 def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:
@@ -247,8 +188,8 @@ def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:
         raise InputError("labels should be a 1-D int64 tensor")
     if len(labels) != len(inputs.input_ids):
         raise InputError(f"{len(labels)} labels for {len(inputs.input_ids)} input_ids")
-    if int(labels.max()) >= vocab_size or bool(((labels < 0) & (labels != IGNORED)).any()):
+    if int(labels.max()) >= vocab_size or bool(((labels < 0) & (labels != IGNORE_INDEX)).any()):
         raise InputError(
-            f"labels should be {IGNORED} or lie between 0 and {vocab_size - 1}; these run from "
+            f"labels should be {IGNORE_INDEX} or lie between 0 and {vocab_size - 1}; these run from "
             f"{int(labels.min())} to {int(labels.max())}"
         )

@@ -1,0 +1,44 @@
+"""Next-token cross-entropy over packed conversations."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vl3ref.model_inputs import IGNORE_INDEX
+
+LOSS_CHUNK = 1024
+"""Tokens whose logits are held at once: 0.6 GB in float32 with Qwen's vocabulary."""
+
+
+def has_target(labels: Int[Tensor, " tokens"], lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
+    """Which tokens have a next token, in their own conversation, that is trained on."""
+    mask = labels.roll(-1) != IGNORE_INDEX
+    mask[torch.tensor(lengths, device=labels.device).cumsum(0) - 1] = False
+    return mask
+
+
+def next_token_loss(
+    head: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "tokens dim"],
+    labels: Int[Tensor, " tokens"],
+    lengths: Sequence[int],
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in float32 of predicting label i + 1 from hidden state i of the same conversation.
+
+    Logits are computed for tokens with a target only, a chunk at a time, and again in the backward pass, so that
+    (tokens, vocab) is never held. `labels` are unshifted. nan if nothing is trained on.
+    """
+    mask = has_target(labels, lengths)
+    hidden, targets = hidden[mask], labels.roll(-1)[mask]
+
+    def summed(rows: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(head(rows).float(), wanted, reduction="sum")
+
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for rows, wanted in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
+        total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
+    return total / targets.numel()

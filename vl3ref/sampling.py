@@ -1,0 +1,165 @@
+"""How the next token is chosen from its logits, in transformers' order and meaning:
+
+    repetition penalty -> minimum length -> temperature -> top-k -> top-p -> sample
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vl3ref.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The rule. The default is greedy: always the likeliest token.
+
+    Attributes:
+        temperature: 0 for greedy; else logits are divided by it and a token is sampled.
+        top_k: sample among the k likeliest (None: all).
+        top_p: sample among the likeliest that together reach this probability (None: all).
+        repetition_penalty: logits of tokens seen before are divided by it where positive, multiplied where negative.
+        penalty_scope: what counts as seen: "new" tokens (as the official model, which generates from embeddings), or the
+            "prompt" as well (as transformers' port).
+        seed: conversation b samples with seed + b, so that one alone gets the same as the first of several. None takes a
+            seed from the operating system.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    temperature: int | float = 0.0
+    top_k: int | None = None
+    top_p: int | float | None = None
+    repetition_penalty: int | float = 1.0
+    penalty_scope: Literal["new", "prompt"] = "new"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.temperature) or not (self.temperature == 0 or self.temperature >= 1e-3):
+            raise InputError(f"temperature should be 0 (greedy), or at least 0.001, not {self.temperature!r}")
+        if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
+            raise InputError(f"top_k should be a whole number of at least 1, or None, not {self.top_k!r}")
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise InputError(f"top_p should be above 0 and at most 1, or None, not {self.top_p!r}")
+        if not (_is_number(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise InputError(f"repetition_penalty should be above 0, not {self.repetition_penalty!r}")
+        if self.seed is not None and not (is_whole(self.seed) and 0 <= self.seed < 2**62):
+            raise InputError(f"seed should be a whole number from 0 to 2^62, or None, not {self.seed!r}")
+        if self.penalty_scope not in ("new", "prompt"):
+            raise InputError(f"penalty_scope should be 'new' or 'prompt', not {self.penalty_scope!r}")
+
+
+class Sampler:
+    """Chooses the next token of every conversation, and remembers what it chose.
+
+    Args:
+        ends: (ends,) int64, tokens that end an answer; not chosen before `min_new_tokens`.
+        prompts: ids of each conversation, for the penalty's "prompt" scope.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocab_size: int,
+        ends: Int[Tensor, " ends"],
+        min_new_tokens: int,
+        prompts: Sequence[Int[Tensor, " _"]],
+    ) -> None:
+        self.sampling, self.ends, self.min_new_tokens = sampling, ends, min_new_tokens
+        self.new = 0
+        self.seen: Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=ends.device)
+            if sampling.penalty_scope == "prompt":
+                for row, ids in zip(self.seen, prompts, strict=True):
+                    row[ids] = True
+        self.generators: list[torch.Generator] = []
+        if sampling.temperature:
+            self.generators = [torch.Generator(ends.device) for _ in prompts]
+        for conversation, generator in enumerate(self.generators):
+            if sampling.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(sampling.seed + conversation)
+
+    def __call__(self, logits: Float[Tensor, "conversations vocab"]) -> Int[Tensor, " conversations"]:
+        logits = self.adjust(logits.float())
+        if self.sampling.temperature == 0:
+            tokens = logits.argmax(-1)
+        else:
+            rows = zip(logits.softmax(-1), self.generators, strict=True)
+            tokens = torch.stack([sample(row, generator) for row, generator in rows])
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
+        self.new += 1
+        return tokens
+
+    def adjust(self, logits: Float[Tensor, "conversations vocab"]) -> Float[Tensor, "conversations vocab"]:
+        """Everything before the token is sampled."""
+        rule = self.sampling
+        if self.seen is not None:
+            logits = penalise(logits, self.seen, rule.repetition_penalty)
+        if self.new < self.min_new_tokens:
+            logits = logits.index_fill(-1, self.ends, -math.inf)
+        if rule.temperature:
+            logits = logits / rule.temperature
+            if rule.top_k is not None:
+                logits = keep_top_k(logits, rule.top_k)
+            if rule.top_p is not None:
+                logits = keep_top_p(logits, rule.top_p)
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all conversations but these."""
+        self.generators = [self.generators[row] for row in rows] if self.generators else []
+        if self.seen is not None:
+            self.seen = self.seen[list(rows)]
+
+
+def sample(probabilities: Float[Tensor, " vocab"], generator: torch.Generator) -> Int[Tensor, ""]:
+    """One token, each as likely as its probability: the smallest of exponential variables with these rates.
+
+    `torch.multinomial` gives the same from the same seed, but checks the probabilities first, which makes Python wait
+    for a GPU.
+    """
+    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax()
+
+
+def penalise(
+    logits: Float[Tensor, "*rows vocab"], seen: Bool[Tensor, "*rows vocab"], penalty: float
+) -> Float[Tensor, "*rows vocab"]:
+    """Make tokens that were seen less likely (CTRL, arXiv 1909.05858): towards minus infinity from either sign."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: Float[Tensor, "*rows vocab"], k: int) -> Float[Tensor, "*rows vocab"]:
+    """Only the k likeliest stay possible (more where the k-th is tied)."""
+    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def keep_top_p(logits: Float[Tensor, "*rows vocab"], p: float) -> Float[Tensor, "*rows vocab"]:
+    """Only the fewest likeliest tokens that together reach probability p stay possible; always at least one.
+
+    Summed from the unlikeliest upwards, as transformers does, so that rounding falls the same way.
+    """
+    if p >= 1:
+        return logits
+    ascending, order = logits.sort()
+    dropped = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    dropped[..., -1] = False
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -math.inf)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
