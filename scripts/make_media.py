@@ -1,4 +1,4 @@
-"""Write docs/media/tinyworld: clips and pictures that vl3-tiny is asked about, drawn as its world is, H.264 and PNG.
+"""Write docs/media/tinyworld: clips and pictures that vl3-tiny is asked about, in the style of its world, as H.264 and PNG.
 
 python scripts/make_media.py [FOLDER]
 """
@@ -12,9 +12,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from vl3ref.tinyworld.documents import chart, document, sign
-from vl3ref.tinyworld.drawing import Thing, background, draw_thing, pixels
-from vl3ref.tinyworld.pictures import scene
+from vl3ref.tinyworld.charts import chart
+from vl3ref.tinyworld.documents import document, sign
+from vl3ref.tinyworld.drawing import Thing, background, draw_thing, to_frame
+from vl3ref.tinyworld.scenes import scene
 
 ROOT = Path(__file__).parents[1]
 RATE = 10
@@ -39,7 +40,7 @@ def film(path: Path, size: tuple[int, int], seconds: int, script: Callable[[floa
             canvas = backdrop.copy()
             for thing in script(number / RATE):
                 draw_thing(canvas, thing)
-            frame = av.VideoFrame.from_ndarray(pixels(canvas), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(to_frame(canvas), format="rgb24")
             frame.time_base, frame.pts = Fraction(1, RATE), number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -1,15 +1,16 @@
-"""Pixels of the small world: a lit background, shapes and words."""
+"""Pixels of the small world: a lit background, shapes, sheets of paper and text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 RGB: TypeAlias = tuple[int, int, int]
-Points: TypeAlias = list[tuple[float, float]]
+Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
 
 COLOURS: dict[str, RGB] = {
     "red": (220, 40, 40),
@@ -22,7 +23,7 @@ COLOURS: dict[str, RGB] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 CELL = 28
-"""Pixels along the side of a cell, the room of one shape: also one visual token's at merge size 2."""
+"""Side in pixels of a cell, which has room for one shape. At merge size 2 it is one visual token."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Thing:
     """A coloured shape.
 
     Attributes:
-        x, y: of its centre, in pixels.
-        size: of the square around it, in pixels.
+        x, y: its centre in pixels.
+        size: side in pixels of the square around it.
     """
 
     colour: str
@@ -44,10 +45,16 @@ class Thing:
         return f"{self.colour} {self.shape}"
 
 
-def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Light falls from the upper left on a bluish sky and a greenish ground, with a little grain.
+def canvas_size(rng: np.random.Generator, columns: int, rows: int) -> tuple[int, int]:
+    """Width and height in pixels of a grid of cells. A quarter of all pictures is up to 12 % larger or smaller."""
+    stretch = rng.uniform(0.88, 1.12, 2) if rng.random() < 0.25 else np.ones(2)
+    return round(columns * CELL * stretch[0]), round(rows * CELL * stretch[1])
 
-    Nothing else tells a patch where in the picture it lies: the encoder's rotary positions are relative.
+
+def background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A bluish sky above a greenish ground, with light from the upper left and a little grain.
+
+    The light tells the model where in the picture a patch lies: the encoder's rotary positions are relative.
     """
     across = np.linspace(1, -1, width)[None, :, None]
     down = np.linspace(1, -1, height)[:, None, None]
@@ -58,53 +65,53 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
 
 
 def draw_thing(canvas: Image.Image, thing: Thing) -> None:
-    pen, half = ImageDraw.Draw(canvas), thing.size / 2
-    box = [thing.x - half, thing.y - half, thing.x + half, thing.y + half]
-    colour = COLOURS[thing.colour]
-    if thing.shape == "circle":
-        pen.ellipse(box, fill=colour)
-    elif thing.shape == "square":
-        pen.rectangle(
-            [thing.x - 0.85 * half, thing.y - 0.85 * half, thing.x + 0.85 * half, thing.y + 0.85 * half], colour
-        )
-    elif thing.shape == "ring":
-        pen.ellipse(box, outline=colour, width=max(3, round(thing.size / 5)))
-    elif thing.shape == "cross":
-        arm = half / 3
-        pen.rectangle([thing.x - arm, thing.y - half, thing.x + arm, thing.y + half], colour)
-        pen.rectangle([thing.x - half, thing.y - arm, thing.x + half, thing.y + arm], colour)
-    else:
-        pen.polygon(OUTLINES[thing.shape](thing.x, thing.y, half), fill=colour)
+    pen, colour = ImageDraw.Draw(canvas), COLOURS[thing.colour]
+    x, y, half = thing.x, thing.y, thing.size / 2
+
+    def box(width: float, height: float) -> list[float]:
+        return [x - width, y - height, x + width, y + height]
+
+    match thing.shape:
+        case "circle":
+            pen.ellipse(box(half, half), fill=colour)
+        case "ring":
+            pen.ellipse(box(half, half), outline=colour, width=max(3, round(thing.size / 5)))
+        case "square":
+            pen.rectangle(box(0.85 * half, 0.85 * half), fill=colour)
+        case "cross":
+            pen.rectangle(box(half / 3, half), fill=colour)
+            pen.rectangle(box(half, half / 3), fill=colour)
+        case "triangle":
+            pen.polygon([(x, y - half), (x + half, y + 0.8 * half), (x - half, y + 0.8 * half)], fill=colour)
+        case "star":
+            angles = np.arange(10) * np.pi / 5 - np.pi / 2
+            radii = np.where(np.arange(10) % 2 == 0, half * 1.1, half * 0.45)
+            corners = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
+            pen.polygon(list(map(tuple, corners.tolist())), fill=colour)
 
 
-def _triangle(x: float, y: float, half: float) -> Points:
-    return [(x, y - half), (x + half, y + 0.8 * half), (x - half, y + 0.8 * half)]
-
-
-def _star(x: float, y: float, half: float) -> Points:
-    angles = np.arange(10) * np.pi / 5 - np.pi / 2
-    radii = np.where(np.arange(10) % 2 == 0, half * 1.1, half * 0.45)
-    return list(zip((x + radii * np.cos(angles)).tolist(), (y + radii * np.sin(angles)).tolist(), strict=True))
-
-
-OUTLINES: dict[str, Callable[[float, float, float], Points]] = {"triangle": _triangle, "star": _star}
-
-
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The face that Pillow carries, so that no file is needed."""
-    return ImageFont.load_default(size)
-
-
-def draw_text(canvas: Image.Image, at: tuple[float, float], text: str, size: int, anchor: str, colour: RGB) -> None:
-    """One line. `anchor` is Pillow's: "mm" puts the middle at `at`, "lm" the left edge, "rm" the right one."""
-    ImageDraw.Draw(canvas).text(at, text, fill=colour, font=font(size), anchor=anchor)
-
-
-def paper(canvas: Image.Image, box: Sequence[int | float]) -> None:
-    """A white sheet with a grey edge."""
+def draw_sheet(canvas: Image.Image, box: Sequence[float]) -> None:
+    """White paper with a grey edge, from (left, top) to (right, bottom)."""
     ImageDraw.Draw(canvas).rectangle(list(box), fill=(252, 252, 250), outline=(120, 120, 120))
 
 
-def pixels(canvas: Image.Image) -> np.ndarray:
+def sheet(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A background that a sheet of paper covers nearly whole."""
+    canvas = background(rng, width, height)
+    draw_sheet(canvas, (2, 2, width - 3, height - 3))
+    return canvas
+
+
+def draw_text(canvas: Image.Image, at: tuple[float, float], text: str, size: int, anchor: str, colour: RGB) -> None:
+    """One line of text. `anchor` is Pillow's: "mm" puts the middle at `at`, "lm" the left edge, "rm" the right one."""
+    ImageDraw.Draw(canvas).text(at, text, fill=colour, font=_font(size), anchor=anchor)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow brings, so that no file is needed."""
+    return ImageFont.load_default(size)
+
+
+def to_frame(canvas: Image.Image) -> Frame:
     return np.asarray(canvas.convert("RGB"))

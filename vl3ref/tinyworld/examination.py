@@ -1,53 +1,132 @@
-"""How well a model answers held-out questions about the small world, skill by skill, by exact match.
+"""How many held-out questions about the small world a model answers right, skill by skill, by exact match.
 
-Beside the questions as they are stand three controls: with blank pictures (what the wording alone gives away), with
-the frames of clips in another order (what order tells), and without DiffFP (what dropping repeated tokens costs, and
-saves).
+Three controls stand beside the plain questions: blank pictures (what a question's wording alone gives away), a clip's
+frames in another order (what the order tells), and no pruning (what dropping repeated tokens costs, and saves).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from rich.table import Table as RichTable
+from torch import Tensor
 
 from vl3ref.inputs.processor import Processor
+from vl3ref.model.diff_fp import Pruner, keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.tinyworld import SKILLS, TIME_SKILLS, held_out
+from vl3ref.model_inputs import ModelInputs
+from vl3ref.tinyworld.samples import SKILLS, TIME_SKILLS, held_out
 from vl3ref.training.samples import to_conversation
 
 SEED = 1_000_003
-"""Of the examination: training's samples have small seeds."""
+"""An examination's default seed. Training's samples have small ones."""
 
-TOGETHER = 50
-"""Questions answered in one batch."""
+BATCH = 50
+"""Questions answered at once."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to one question."""
+
+    question: str
+    expected: str
+    given: str
+
+    @property
+    def right(self) -> bool:
+        return self.given == self.expected
 
 
 @dataclass(frozen=True)
 class Score:
-    """What came out for one skill.
+    """The result for one skill.
 
     Attributes:
-        right, asked: answers that equal the expected one, and questions.
         tokens: visual tokens per question that reached the decoder, on average.
     """
 
-    right: int
-    asked: int
+    answers: Sequence[Answer]
     tokens: float
+
+    @property
+    def right(self) -> int:
+        return sum(answer.right for answer in self.answers)
+
+    @property
+    def asked(self) -> int:
+        return len(self.answers)
 
     @property
     def accuracy(self) -> float:
         return self.right / self.asked
 
 
-Change = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+Control = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+"""(a sample, random numbers) -> the sample that is shown instead."""
+
+
+def examine(
+    model: VideoLLaMA3,
+    processor: Processor,
+    skills: Sequence[str] = SKILLS,
+    questions: int = 300,
+    control: Control | None = None,
+    pruner: Pruner | None = None,
+    seed: int = SEED,
+) -> dict[str, Score]:
+    """Ask fresh questions about the small world, and compare the greedy answers with the right ones to the letter.
+
+        model, processor = vl3ref.load("runs/mine/final", change=my_change)
+        for skill, score in examine(model, processor, questions=50).items():
+            print(skill, score.accuracy)
+
+    Args:
+        skills: some of `SKILLS`.
+        questions: for each skill, one to a picture or clip.
+        control: applied to each sample before it is shown: `blank`, `shuffled`, or your own.
+        pruner: in place of the model's; `keep_all` keeps every visual token.
+        seed: each has other questions, and other random numbers for `control`.
+
+    Raises:
+        InputError: there is no such skill.
+    """
+    scores = {}
+    for skill in skills:
+        rng = np.random.default_rng(seed)
+        samples = held_out(skill, seed, questions)
+        scores[skill] = _ask(model, processor, [control(x, rng) for x in samples] if control else samples, pruner)
+    return scores
+
+
+def _ask(
+    model: VideoLLaMA3, processor: Processor, samples: Sequence[Mapping[str, Any]], pruner: Pruner | None
+) -> Score:
+    answers: list[Answer] = []
+    tokens = 0
+
+    def counting_pruner(inputs: ModelInputs, features: Tensor | None) -> Tensor:
+        nonlocal tokens
+        scores = (pruner or model.pruner)(inputs, features)
+        tokens += int((scores > 0).sum())
+        return scores
+
+    for start in range(0, len(samples), BATCH):
+        conversations = [to_conversation(sample) for sample in samples[start : start + BATCH]]
+        prompts = [turns[:-1] for turns in conversations]
+        questions = [turns[-1]["content"][-1]["text"] for turns in prompts]
+        expected = [turns[-1]["content"] for turns in conversations]
+        longest = max(len(processor.tokenizer.encode(answer)[0]) for answer in expected)
+        ids = model.generate(processor(prompts), max_new_tokens=longest + 4, pruner=counting_pruner)
+        answers += map(Answer, questions, expected, map(processor.decode, ids))
+    return Score(answers, tokens / len(samples))
+
+
+# ------------------------------------------------------------------------------------------------------------ controls
 
 
 def blank(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Pictures and clips of the same size, all grey."""
+    """A grey picture or clip of the same size."""
     kind = "image" if "image" in sample else "video"
     return {**sample, kind: [np.full_like(sample[kind][0], 222)]}
 
@@ -61,115 +140,48 @@ def shuffled(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]
     return {**sample, "video": [clip[order]]}
 
 
-@torch.inference_mode()
-def examine(
-    model: VideoLLaMA3,
-    processor: Processor,
-    skill: str,
-    questions: int = 300,
-    change: Change | None = None,
-    diff_fp: bool = True,
-    seed: int | None = None,
-) -> Score:
-    """Ask the held-out questions of one skill, one to a picture or clip.
-
-    Args:
-        change: what to do to each sample before it is shown.
-        diff_fp: False keeps every visual token.
-        seed: of the questions.
-    """
-    seed = SEED if seed is None else seed
-    rng = np.random.default_rng(seed)
-    samples = held_out(skill, seed, questions)
-    right, tokens = 0, 0
-    for start in range(0, questions, TOGETHER):
-        asked = samples[start : start + TOGETHER]
-        expected = [sample["conversations"][-1]["value"] for sample in asked]
-        shown = asked if change is None else [change(sample, rng) for sample in asked]
-        inputs = processor(
-            [to_conversation(sample)[:-1] for sample in shown], **({} if diff_fp else {"diff_fp": False})
-        ).to(model.device)
-        tokens += int(model.keep_mask(inputs).sum())
-        longest = max(len(processor.tokenizer.encode(answer)[0]) for answer in expected) + 4
-        answers = [processor.decode(ids) for ids in model.generate(inputs, max_new_tokens=longest)]
-        right += sum(answer == wanted for answer, wanted in zip(answers, expected, strict=True))
-    return Score(right, questions, tokens / questions)
-
-
-def examine_all(
-    model: VideoLLaMA3,
-    processor: Processor,
-    column: "Column",
-    questions: int = 300,
-    seed: int | None = None,
-) -> dict[str, Score]:
-    """One column of the table: the score of every skill that it is about."""
-    return {
-        skill: examine(model, processor, skill, questions, column.change, column.diff_fp, seed)
-        for skill in column.skills
-    }
-
-
-@dataclass(frozen=True)
-class Column:
-    """What is done to the questions of a column, and which skills it is about."""
-
-    skills: Sequence[str]
-    change: Change | None = None
-    diff_fp: bool = True
-
-
-COLUMNS: Mapping[str, Column] = {
-    "accuracy": Column(SKILLS),
-    "blank pictures": Column(SKILLS, change=blank),
-    "shuffled frames": Column(TIME_SKILLS, change=shuffled),
-    "DiffFP off": Column(TIME_SKILLS, diff_fp=False),
+EXAMINATIONS: Mapping[str, Mapping[str, Any]] = {
+    "accuracy": {},
+    "blank pictures": {"control": blank},
+    "shuffled frames": {"control": shuffled, "skills": TIME_SKILLS},
+    "pruning off": {"pruner": keep_all, "skills": TIME_SKILLS},
 }
+"""The plain examination and its controls: arguments of `examine`. Frames and pruning only matter to clips."""
 
 
-class Table:
-    """Scores by column and skill."""
+# --------------------------------------------------------------------------------------------------------------- table
 
-    def __init__(self) -> None:
-        self.columns: dict[str, dict[str, Score]] = {}
-
-    def add(self, column: str, scores: dict[str, Score]) -> None:
-        self.columns[column] = scores
-
-    def overall(self, column: str) -> float:
-        """Accuracy over all questions of a column."""
-        scores = self.columns[column].values()
-        return sum(score.right for score in scores) / sum(score.asked for score in scores)
-
-    def rows(self) -> list[list[str]]:
-        """A heading, a row for each skill, and one for all of them together. Visual tokens stand beside the columns
-        that differ in them."""
-        rows = [["skill", *self.columns]]
-        for skill in SKILLS:
-            scores = [scores.get(skill) for scores in self.columns.values()]
-            if not any(scores):
-                continue
-            rows.append([skill, *("" if score is None else _cell(score) for score in scores)])
-        return [*rows, ["all", *(f"{self.overall(column):.1%}" for column in self.columns)]]
-
-    def for_terminal(self) -> RichTable:
-        heading, *rows = self.rows()
-        table = RichTable(*heading)
-        for row in rows:
-            table.add_row(*row)
-        return table
-
-    def as_markdown(self) -> str:
-        heading, *rows = self.rows()
-        lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            column: {"all": self.overall(column), **{skill: asdict(score) for skill, score in scores.items()}}
-            for column, scores in self.columns.items()
-        }
+Columns = Mapping[str, Mapping[str, Score]]
+"""Scores by column and skill."""
 
 
-def _cell(score: Score) -> str:
-    return f"{score.accuracy:.1%} ({score.tokens:.1f})"
+def overall(scores: Mapping[str, Score]) -> float:
+    """Accuracy over all questions."""
+    return sum(score.right for score in scores.values()) / sum(score.asked for score in scores.values())
+
+
+def rows(columns: Columns) -> list[list[str]]:
+    """A table: the heading, a row for each skill, and one for all. Visual tokens stand in brackets."""
+    table = [["skill", *columns]]
+    for skill in SKILLS:
+        scores = [column.get(skill) for column in columns.values()]
+        if any(scores):
+            cells = ["" if score is None else f"{score.accuracy:.1%} ({score.tokens:.1f})" for score in scores]
+            table.append([skill, *cells])
+    return [*table, ["all", *(f"{overall(column):.1%}" for column in columns.values())]]
+
+
+def as_markdown(columns: Columns) -> str:
+    heading, *body = rows(columns)
+    lines = [heading, ["---", *["---:"] * len(columns)], *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_json(columns: Columns) -> dict[str, Any]:
+    def numbers(score: Score) -> dict[str, Any]:
+        return {"right": score.right, "asked": score.asked, "tokens": score.tokens}
+
+    return {
+        column: {"all": overall(scores), **{skill: numbers(score) for skill, score in scores.items()}}
+        for column, scores in columns.items()
+    }

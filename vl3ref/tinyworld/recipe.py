@@ -76,7 +76,7 @@ def tiny_tokenizer(seed: int = 0, samples: int = 4000) -> Backend:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    world = TinyWorld(seed, HALF_CLIPS, told=EVERYTHING)
+    world = TinyWorld(seed, HALF_CLIPS, as_text=EVERYTHING)
     texts = (turn["value"] for index in range(samples) for turn in world[index]["conversations"])
     roles = "system\nuser\nassistant\nstream\n"
     backend.train_from_iterator([SYSTEM_PROMPT, roles, roles, *texts], trainer)
@@ -94,14 +94,14 @@ class Phase:
     Attributes:
         stage: what is trained, and how fast.
         mixture: how often each kind of picture, and clips, are seen, in comparison.
-        told: share of each kind that is told in words instead of shown.
+        as_text: share of each kind that is given as text instead of pixels.
         easy: share of the samples with few things in them.
         steps: of `batch` samples each.
     """
 
     stage: Stage
     mixture: Mapping[str, int | float]
-    told: Mapping[str, int | float]
+    as_text: Mapping[str, int | float]
     easy: int | float
     steps: int
     batch: int = 32
@@ -169,7 +169,7 @@ def train_tiny(
 
 def _run_phase(model: VideoLLaMA3, processor: Processor, phase: Phase, seed: int, folder: Path, workers: int) -> None:
     """Train the model through one phase, or, where that is done already, read what came out."""
-    world = TinyWorld(seed, phase.mixture, told=phase.told, easy=phase.easy)
+    world = TinyWorld(seed, phase.mixture, as_text=phase.as_text, easy=phase.easy)
     plan = Plan(phase.steps, workers=workers, bfloat16=model.device.type == "cuda")
     if phase.stage is not LOOKS:
         train_stage(model, processor, world, phase.stage, plan, folder, phase.batch, resume=True)
@@ -181,5 +181,5 @@ def _run_phase(model: VideoLLaMA3, processor: Processor, phase: Phase, seed: int
         torch.manual_seed(seed)  # of its heads, which a run that goes on has to draw alike
         pair = SigLIP(model.vision_encoder, tower).to(model.device)
     groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": phase.stage.vision_rate}]
-    batches = PairBatches(world.told_picture, processor, phase.batch)
+    batches = PairBatches(world.picture_and_text, processor, phase.batch)
     Trainer(pair, PairLoss(), batches, groups, plan, folder, StateFiles(), title=phase.name).run(resume=True)
