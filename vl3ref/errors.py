@@ -17,6 +17,10 @@ class CheckpointError(VL3Error):
     """Weights that cannot be read, or do not fit the model: missing, unexpected, mis-shaped or damaged tensors."""
 
 
+class ChangeError(VL3Error):
+    """A `change=` that cannot be found, that fails, or that makes a model which could not be saved and loaded again."""
+
+
 class InputError(VL3Error):
     """A picture, video, conversation or tensor that cannot be turned into what the model takes."""
 

@@ -1,9 +1,11 @@
 """Names -> folders: a checkpoint on disk, the one in the box, or one from the Hugging Face hub."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from vl3ref.errors import CheckpointError
+from vl3ref.errors import CheckpointError, ConfigError
 
 TINY = "vl3-tiny"
 """The checkpoint that comes with the package."""
@@ -82,3 +84,25 @@ def download(hub_name: str, revision: str | None = None, folder: str | Path | No
         raise CheckpointError(
             f"there is no folder {hub_name} here, and it could not be fetched from the Hugging Face hub: {reason}"
         ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or holds something other than an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; a checkpoint folder needs its {path.name}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} should hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The same; empty if there is no such file."""
+    return read_json(path) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""safetensors files -> modules.
+"""Checkpoint folders -> modules and processors.
 
 The headers are looked at first: every missing, unexpected and mis-shaped tensor is known, and listed, before a single
 number is read. The model is built without memory (the meta device), and each tensor then goes from the mapped file to
@@ -6,33 +6,46 @@ its place once, in its final device and dtype.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from vl3ref.checkpoints.names import LANGUAGE, PROJECTOR, TO_OURS, VISION, translate
-from vl3ref.config_json import DTYPES, read_config, read_json, read_language_config, read_vision_config, token_ids
-from vl3ref.errors import CheckpointError, ConfigError
-from vl3ref.hub import find_checkpoint
+from vl3ref.checkpoints.change import Change, apply_change
+from vl3ref.checkpoints.layouts import module_of, our_name, read_config, read_language_config, read_vision_config
+from vl3ref.checkpoints.parts import HEAD, LANGUAGE, PROJECTOR, VISION
+from vl3ref.checkpoints.tensor_files import TensorFiles
+from vl3ref.checkpoints.values import DTYPES, dtype_of, end_ids
+from vl3ref.config import ModelConfig
+from vl3ref.errors import CheckpointError, ConfigError, InputError
+from vl3ref.hub import TINY, find_checkpoint, read_json, read_json_if_there
+from vl3ref.inputs.processor import Processor
+from vl3ref.inputs.processor_config import ProcessorConfig
+from vl3ref.inputs.tokenizer import Tokenizer
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
-SIGLIP_DROPPED = ("embeddings.position_embedding.", "embeddings.position_ids", "head.")
-"""Below the vision prefix: what google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
+Part = TypeVar("Part", bound=nn.Module)
+Shapes = Mapping[str, tuple[int, ...]]
+Device = torch.device | str | None
+DType = torch.dtype | str | None
+
+SAMPLING_KEYS = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+SIGLIP_DROPPED = (VISION + "embeddings.position_embedding.", VISION + "embeddings.position_ids", VISION + "head.")
+"""What google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
 
 SIGLIP_TEXT = ("text_model.", "logit_scale", "logit_bias")
 
 
 def load_model(
-    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+    source: str | Path, device: Device = None, dtype: DType = None, change: Change | None = None
 ) -> VideoLLaMA3:
     """A whole VideoLLaMA 3, in eval mode, with gradients possible.
 
@@ -40,26 +53,28 @@ def load_model(
         source: a checkpoint folder of either layout, or a name (see `hub.find_checkpoint`).
         device: default: the GPU if there is one.
         dtype: default: float32 on a CPU, the checkpoint's own elsewhere.
+        change: called on the freshly built model, to swap parts of it. Its parts are filled from the files where these
+            have a tensor of the same name and shape; the others keep the values that the change gave them, and a
+            warning lists them.
 
     Raises:
         CheckpointError: lists every tensor that is missing, unexpected or of the wrong shape; or says which file is
             damaged.
         ConfigError: config.json describes something else.
+        ChangeError: the change failed.
     """
     folder = find_checkpoint(source)
     config = read_config(folder)
-    settings = _generation_settings(folder)
-    if ends := settings.pop("eos_token_id", ()):
+    sampling, ends = _generation_settings(folder)
+    if ends:
         config = replace(config, language=replace(config.language, eos_token_ids=ends))
     device, dtype = _placement(device, dtype, config.dtype)
-    model = _fill(lambda: VideoLLaMA3(config), TensorFiles(folder), device, dtype, part="")
-    model.recommended_sampling = settings
+    model = _fill(lambda: VideoLLaMA3(config), TensorFiles(folder), device, dtype, change=change)
+    model.recommended_sampling = sampling
     return model
 
 
-def load_vision_encoder(
-    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-) -> VisionEncoder:
+def load_vision_encoder(source: str | Path, device: Device = None, dtype: DType = None) -> VisionEncoder:
     """The vision encoder alone: from a vision-only checkpoint, from google's SigLIP, or out of a whole model.
 
     SigLIP's position table and pooling head (and, in its full checkpoint, its text tower) have no place here and are
@@ -67,77 +82,53 @@ def load_vision_encoder(
     """
     folder = find_checkpoint(source)
     config = read_vision_config(folder)
-    device, dtype = _placement(device, dtype, _file_dtype(folder))
+    device, dtype = _placement(device, dtype, dtype_of(read_json(folder / "config.json"), str(folder)))
     return _fill(lambda: VisionEncoder(config), TensorFiles(folder), device, dtype, part=VISION)
 
 
-def load_language_model(
-    source: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-) -> LanguageModel:
-    """The decoder alone: from a plain Qwen2.5 checkpoint, or out of a whole model."""
+def load_language_model(source: str | Path, device: Device = None, dtype: DType = None) -> LanguageModel:
+    """The decoder alone: from a plain Qwen2, Qwen3 or Llama checkpoint, or out of a whole model."""
     folder = find_checkpoint(source)
     config = read_language_config(folder)
-    if ends := _generation_settings(folder).get("eos_token_id", ()):
+    if ends := _generation_settings(folder)[1]:
         config = replace(config, eos_token_ids=ends)
-    device, dtype = _placement(device, dtype, _file_dtype(folder))
+    device, dtype = _placement(device, dtype, dtype_of(read_json(folder / "config.json"), str(folder)))
     return _fill(lambda: LanguageModel(config), TensorFiles(folder), device, dtype, part=LANGUAGE)
 
 
-class TensorFiles:
-    """The safetensors files of a checkpoint folder, by tensor name. Opened by mapping; nothing is read until asked for.
+def load_processor(source: str | Path = TINY, config: ModelConfig | None = None) -> Processor:
+    """The processor alone; needs no weights.
+
+    Args:
+        source: a folder with config.json and a tokenizer, or a name. The processor's own files (processor_config.json,
+            preprocessor_config.json, video_preprocessor_config.json) are read where they are there.
+        config: the model's, if it is read already.
 
     Raises:
-        CheckpointError: there are none; the index points outside the folder, at a missing file or at a tensor that is
-            not there; a file is damaged.
+        CheckpointError, ConfigError: a file is missing or damaged, or says what cannot be.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, Any] = {}
-        self.where: dict[str, str] = {}
-        index = folder / "model.safetensors.index.json"
-        if (folder / "model.safetensors").exists() or not index.exists():
-            self._add("model.safetensors")
-        else:
-            self._add_indexed(index)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self.files[file].get_slice(name).get_shape()) for name, file in self.where.items()}
-
-    def read(self, name: str) -> Tensor:
-        tensor = self.files[self.where[name]].get_tensor(name)
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise CheckpointError(f"{self.folder}: {name} is {tensor.dtype}; quantised checkpoints are not read")
-        return tensor
-
-    def _add(self, file: str) -> None:
-        path = self.folder / file
-        if not path.exists():
-            pickled = any(self.folder.glob("*.bin")) or any(self.folder.glob("*.pt*"))
-            hint = "; it has pickled weights, which can run code and are not read: convert them to safetensors"
-            raise CheckpointError(f"{self.folder} has no {file}{hint if pickled else ''}")
-        try:
-            opened = safe_open(path, framework="pt", device="cpu")
-            names = list(opened.keys())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
-        self.files[file] = opened
-        self.where |= dict.fromkeys(names, file)
-
-    def _add_indexed(self, index: Path) -> None:
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise CheckpointError(f"{index} has no weight_map of tensor names to files")
-        for file in sorted(set(weight_map.values())):
-            if Path(file).name != file or file in ("", ".", ".."):
-                raise CheckpointError(f"{index} points outside its folder: {file}")
-            self._add(file)
-        lost = sorted(name for name, file in weight_map.items() if self.where.get(name) != file)
-        if lost:
-            raise CheckpointError(f"{index} names tensors that are not in the files it gives:\n  " + "\n  ".join(lost))
+    folder = find_checkpoint(source)
+    model = config or read_config(folder)
+    ids = {"image_token_id": model.image_token_id, "video_token_id": model.video_token_id}
+    settings = module_of(model.layout).read_processor(folder)
+    try:
+        wanted = ProcessorConfig(**ids, patch_size=model.vision.patch_size, **settings)
+    except InputError as error:
+        raise ConfigError(f"the processor's files in {folder} say what cannot be: {error}") from None
+    return Processor(Tokenizer.from_folder(folder), wanted)
 
 
-def _fill(make: Any, files: TensorFiles, device: torch.device, dtype: torch.dtype, part: str) -> Any:
+# ---------------------------------------------------------------------------------------------------------- tensors
+
+
+def _fill(
+    make: Callable[[], Part],
+    files: TensorFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    part: str = "",
+    change: Change | None = None,
+) -> Part:
     """Build a module on the meta device and give every parameter its tensor.
 
     Args:
@@ -145,65 +136,128 @@ def _fill(make: Any, files: TensorFiles, device: torch.device, dtype: torch.dtyp
     """
     with torch.device("meta"):
         module = make()
+    plain = {name: tuple(tensor.shape) for name, tensor in saved_tensors(module).items()}
+    if change is not None:
+        assert isinstance(module, VideoLLaMA3)
+        apply_change(module, change)
+    tensors = saved_tensors(module)
     shapes = files.shapes()
-    names = _our_names(shapes, part)
-    wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    head = (LANGUAGE + "lm_head.weight").removeprefix(part)
-    if part != VISION and head not in wanted:  # tied: transformers may still have written the head, as a copy
-        names = {theirs: ours for theirs, ours in names.items() if ours != head}
-    _check_fit(files.folder, wanted, names, shapes)
-    module.to(dtype).to_empty(device=device)
-    parameters = dict(module.named_parameters())
+    names = _our_names(shapes, tensors, part)
+    names = _fitting(files.folder, names, shapes, tensors, plain, changed=change is not None)
+    made = [name for name, tensor in tensors.items() if not tensor.is_meta and name not in names.values()]
+    if made:
+        logger.warning(
+            "%d tensors of the change are not in %s and keep the values it gave them: %s",
+            len(made),
+            files.folder,
+            ", ".join(made[:5]) + (", ..." if len(made) > 5 else ""),
+        )
+    _place(module, device, dtype)
+    tensors = saved_tensors(module)
     with torch.no_grad():
         for theirs, ours in names.items():
+            read = files.read(theirs)
+            if tensors[ours].is_floating_point() and (not read.is_floating_point() or read.element_size() < 2):
+                raise CheckpointError(f"{files.folder}: {theirs} is {read.dtype}; quantised checkpoints are not read")
             # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
-            parameters[ours].copy_(files.read(theirs))
+            tensors[ours].copy_(read)
     return module.eval()
 
 
-def _our_names(shapes: Mapping[str, Any], part: str) -> dict[str, str]:
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of a module: parameters, and buffers that were registered to be saved. A tensor with
+    several names has the first."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, x in module.state_dict(keep_vars=True).items():
+        if isinstance(x, Tensor):
+            first.setdefault(id(x), (name, x))
+    return dict(first.values())
+
+
+def _our_names(shapes: Shapes, wanted: Mapping[str, Any], part: str) -> dict[str, str]:
     """Name in the files -> name within our module, for what belongs to the part."""
     bare = part == VISION and not any(name.startswith(("model.", "vision_model.")) for name in shapes)
+    a_whole_model = any(our_name(theirs).startswith(PROJECTOR) for theirs in shapes)
     names, dropped = {}, []
     for theirs in shapes:
-        ours = VISION + theirs if bare else translate(theirs, TO_OURS)
-        below = ours.removeprefix(VISION)
-        if theirs.startswith(SIGLIP_TEXT) or (ours != below and below.startswith(SIGLIP_DROPPED)):
+        whole = VISION + theirs if bare else our_name(theirs)
+        ours = whole.removeprefix(part)
+        if ours in wanted:
+            names[theirs] = ours
+        elif theirs.startswith(SIGLIP_TEXT) or whole.startswith(SIGLIP_DROPPED):
             dropped.append(theirs)
-        elif not theirs.endswith("rotary_emb.inv_freq") and (ours.startswith(part) or not _in_other_part(ours)):
-            names[theirs] = ours.removeprefix(part)
+        elif theirs.endswith("rotary_emb.inv_freq") or whole == HEAD + "weight":
+            continue  # buffers of old transformers; a tied head, which transformers may have written as a copy
+        elif whole.startswith(part) or not a_whole_model:
+            names[theirs] = ours
     if dropped:
         logger.warning("dropped (2D RoPE replaces SigLIP's position table, and there is no pooling): %s", dropped)
     return names
 
 
-def _in_other_part(ours: str) -> bool:
-    return ours.startswith((VISION, PROJECTOR, LANGUAGE))
-
-
-def _check_fit(
+def _fitting(
     folder: Path,
-    wanted: Mapping[str, tuple[int, ...]],
     names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Compare what the model needs with what the files hold, and list all that differs at once."""
-    theirs_of = {ours: theirs for theirs, ours in names.items()}
-    problems = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in theirs_of]
-    problems += [f"unexpected: {theirs} {shapes[theirs]}" for theirs, ours in names.items() if ours not in wanted]
-    problems += [
-        f"wrong shape: {theirs} is {shapes[theirs]}, the config asks for {wanted[ours]}"
-        for theirs, ours in names.items()
-        if ours in wanted and shapes[theirs] != wanted[ours]
-    ]
-    problems += [f"twice: {ours}" for ours in theirs_of if list(names.values()).count(ours) > 1]
+    shapes: Shapes,
+    tensors: Mapping[str, Tensor],
+    plain: Shapes,
+    changed: bool,
+) -> dict[str, str]:
+    """Those of `names` that are to be read: all, but for tensors of parts that a change has replaced.
+
+    Args:
+        tensors: of the module to be filled. On the meta device: only the files can fill it.
+        plain: shapes of the module before it was changed.
+
+    Raises:
+        CheckpointError: lists all that does not fit.
+    """
+    fitting: dict[str, str] = {}
+    problems = []
+    for theirs, ours in names.items():
+        shape = shapes[theirs]
+        replaced = changed and shape == plain.get(ours)
+        if ours in fitting.values():
+            problems.append(f"twice: {ours}")
+        elif ours in tensors and shape == tuple(tensors[ours].shape):
+            fitting[theirs] = ours
+        elif replaced and (ours not in tensors or not tensors[ours].is_meta):
+            continue
+        elif ours in tensors:
+            problems.append(f"wrong shape: {theirs} is {shape}, the config asks for {tuple(tensors[ours].shape)}")
+        else:
+            problems.append(f"unexpected: {theirs} {shape}")
+    missing = [name for name, x in tensors.items() if x.is_meta and name not in names.values()]
+    problems += [f"missing: {name} {tuple(tensors[name].shape)}" for name in missing]
     if problems:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(problems))
+        hint = "\nIf a changed model was saved here, load it whole with the change= that it was saved with."
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its config.json{' and the change' if changed else ''}:\n  "
+            + "\n  ".join(problems)
+            + ("" if changed or all(problem.startswith(("missing", "twice")) for problem in problems) else hint)
+        )
+    return fitting
 
 
-def _placement(
-    device: torch.device | str | None, dtype: torch.dtype | str | None, file_dtype: str
-) -> tuple[torch.device, torch.dtype]:
+def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter memory on the device, in the dtype; those that a change made keep their values. Buffers,
+    which only changes make, keep their dtype."""
+    placed: dict[int, nn.Parameter] = {}  # parameters with several names stay one
+    for owner in module.modules():
+        for name, old in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(old) not in placed:
+                kind = dtype if old.is_floating_point() else old.dtype
+                new = torch.empty_like(old, device=device, dtype=kind) if old.is_meta else old.detach().to(device, kind)
+                placed[id(old)] = nn.Parameter(new, old.requires_grad)
+            setattr(owner, name, placed[id(old)])
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            setattr(owner, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def _placement(device: Device, dtype: DType, file_dtype: str) -> tuple[torch.device, torch.dtype]:
     name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.empty(0, device=name).device
@@ -218,30 +272,19 @@ def _placement(
     return place, getattr(torch, wanted)
 
 
-def _file_dtype(folder: Path) -> str:
-    raw = read_json(folder / "config.json")
-    return raw.get("dtype") or raw.get("torch_dtype") or "float32"
-
-
-SAMPLING_KEYS = ("temperature", "top_k", "top_p", "repetition_penalty")
-
-
-def _generation_settings(folder: Path) -> dict[str, Any]:
-    """The end-of-text ids and the recommended sampling of generation_config.json, if it is there.
+def _generation_settings(folder: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The recommended sampling and the end-of-text ids of generation_config.json, if it is there.
 
     Values that mean "off" in transformers (top_k 0, top_p 1, a penalty of 1) are left out; sampling without a
     temperature is sampling at 1, its default.
     """
     path = folder / "generation_config.json"
-    if not path.exists():
-        return {}
-    raw = read_json(path)
-    settings: dict[str, Any] = {"temperature": 1.0} if raw.get("do_sample") else {}
+    raw = read_json_if_there(path)
+    sampling: dict[str, Any] = {"temperature": 1.0} if raw.get("do_sample") else {}
     for key in SAMPLING_KEYS if raw.get("do_sample") else ():
         value = raw.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ConfigError(f"{path}: {key} should be a number, not {value!r}")
         if value is not None and (key, value) not in (("top_k", 0), ("top_p", 1), ("repetition_penalty", 1)):
-            settings[key] = value
-    ends = token_ids(raw.get("eos_token_id"), str(path))
-    return settings | ({"eos_token_id": ends} if ends else {})
+            sampling[key] = value
+    return sampling, end_ids(raw, str(path))

@@ -1,4 +1,8 @@
-"""Modules -> safetensors files, in either layout."""
+"""Modules and processors -> checkpoint folders, in either layout.
+
+Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was there
+before. A new folder appears all at once; in one that exists, files are exchanged one by one.
+"""
 
 import json
 import os
@@ -13,36 +17,74 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from torch import Tensor
 
-from vl3ref.checkpoints.names import FROM_OURS, LANGUAGE, translate
+from vl3ref.checkpoints.layouts import file_name, module_of, our_name
+from vl3ref.checkpoints.loading import saved_tensors
+from vl3ref.checkpoints.parts import LANGUAGE, write_language_config, write_vision_config
 from vl3ref.config import LanguageConfig, Layout, ModelConfig
-from vl3ref.config_to_json import language_to_json, to_json, vision_to_json
-from vl3ref.errors import CheckpointError
+from vl3ref.errors import ChangeError, CheckpointError
+from vl3ref.inputs.processor import Processor
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import VisionEncoder
 
+Saveable = VideoLLaMA3 | VisionEncoder | LanguageModel
+
 OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 """What a save writes beside config files, and what the next one may take away."""
+
+SHARD_BYTES = 5_000_000_000
+"""Weights beyond this are split over several files with an index, as the hub's are."""
 
 PUBLISHED_HF_IDS = (151655, 151656)
 """<|image_pad|> and <|video_pad|>: what the published hf folders use for the released vocabulary."""
 
 
-def save_model(
-    model: VideoLLaMA3 | VisionEncoder | LanguageModel,
+def save(
+    model: VideoLLaMA3,
+    processor: Processor,
     folder: str | Path,
     layout: Layout = "official",
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write weights, config.json and generation_config.json. What is written, transformers loads.
+    """Write a folder that `vl3ref.load` takes; in the hf layout, one that transformers' AutoProcessor takes as well.
 
-    Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was
-    there before. A new folder appears all at once; in one that exists, files are exchanged one by one.
+    Weights, config.json and generation_config.json, the tokenizer and the processor's settings. Visual tokens get the
+    ids that the layout's processor looks up by name; a tokenizer that lacks those names gets them added in the folder,
+    as long as the embedding table has rows to spare.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError, CheckpointError, ChangeError: as `save_model`; or the vocabulary has no room for the layout's
+            visual tokens.
+    """
+    folder = Path(folder).absolute()
+    backend = _with_visual_tokens(processor.tokenizer.backend, layout)
+    config = _with_ids_of(backend, model.config, layout)
+    with staged(folder) as staging:
+        _write_model(model, config, staging, layout, max_shard_bytes)
+        backend.save(str(staging / "tokenizer.json"))
+        write_json(staging / "tokenizer_config.json", _tokenizer_json(backend, config.language))
+        for name, content in module_of(layout).write_processor(processor.config, config).items():
+            write_json(staging / name, content)
+        if layout == "hf":
+            (staging / "chat_template.jinja").write_text(module_of("hf").CHAT_TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def save_model(
+    model: Saveable, folder: str | Path, layout: Layout = "official", max_shard_bytes: int = SHARD_BYTES
+) -> Path:
+    """Write weights, config.json and generation_config.json. What is written, transformers loads, unless the model was
+    changed; then `load_model` with the same change does.
 
     Args:
-        model: a whole model; or a part, which is written as a vision-only or a plain Qwen2 checkpoint.
+        model: a whole model; or a part, which is written as a vision-only or a plain decoder's checkpoint.
         layout: of a whole model.
         max_shard_bytes: weights beyond this are split over several files with an index.
 
@@ -51,45 +93,56 @@ def save_model(
 
     Raises:
         ConfigError: the layout cannot express the model.
-        CheckpointError: the model has other parameters than its config says (a part was swapped), so that it could
-            not be loaded again; or `folder` is a file.
+        ChangeError: the model was changed so that it could not be loaded again.
+        CheckpointError: `folder` is a file.
     """
     folder = Path(folder).absolute()
-    _check_saveable(model, folder)
-    described = _describe(model, layout)
-    tensors = dict(_named_for_file(model, layout))
+    config = with_layout_ids(model.config, layout) if isinstance(model, VideoLLaMA3) else None
     with staged(folder) as staging:
-        write_json(staging / "config.json", described)
-        if not isinstance(model, VisionEncoder):
-            decoder = model.language_model if isinstance(model, VideoLLaMA3) else model
-            sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
-            write_json(staging / "generation_config.json", _generation_json(decoder.config, sampling))
-        _write_shards(tensors, staging, max_shard_bytes)
+        _write_model(model, config, staging, layout, max_shard_bytes)
     return folder
 
 
-def _check_saveable(model: Any, folder: Path) -> None:
-    if not isinstance(model, VideoLLaMA3 | VisionEncoder | LanguageModel):
+def check_saveable(model: Saveable, layout: Layout = "official") -> None:
+    """Find out before a training run whether its checkpoints can be written and loaded again.
+
+    Raises:
+        ConfigError: the layout cannot express the model.
+        ChangeError: lists the tensors of a changed model that would be lost or mistaken for others.
+        CheckpointError: it is not a model.
+    """
+    if not isinstance(model, Saveable):
         raise CheckpointError(f"a {type(model).__name__} is not a model or a part of one; nothing was saved")
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; name a folder to save to")
-    make: Any = type(model)
-    with torch.device("meta"):
-        plain = make(model.config)
-    wanted = {name: tuple(x.shape) for name, x in plain.state_dict().items()}
-    held = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    if differing := sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name)):
-        raise CheckpointError(
-            "the model's parameters are not those of its config, so it could not be loaded again:\n  "
-            + "\n  ".join(
-                f"{name}: {held.get(name, 'none')} instead of {wanted.get(name, 'none')}" for name in differing
-            )
-        )
+    problems = []
+    for name, x in model.state_dict(keep_vars=True).items():
+        if not isinstance(x, Tensor):
+            problems.append(f"{name} is a {type(x).__name__}, and only tensors are saved")
+        elif x.is_meta or x.layout != torch.strided or x.is_quantized or x.is_complex():
+            problems.append(f"{name} is not a plain tensor of numbers in memory")
+        elif isinstance(model, VideoLLaMA3) and our_name(file_name(name, layout)) != name:
+            problems.append(f"{name} would be taken for {our_name(file_name(name, layout))}: give it another name")
+    if isinstance(model, VideoLLaMA3):
+        module_of(layout).write_config(with_layout_ids(model.config, layout), "float32")
+    else:
+        make: Any = type(model)
+        with torch.device("meta"):
+            plain = {name: tuple(x.shape) for name, x in make(model.config).state_dict().items()}
+        held = {name: tuple(x.shape) for name, x in saved_tensors(model).items()}
+        differing = sorted(name for name in plain.keys() | held.keys() if plain.get(name) != held.get(name))
+        problems += [f"{name}: {held.get(name, 'none')} instead of {plain.get(name, 'none')}" for name in differing]
+    if problems:
+        raise ChangeError("the model could not be loaded again:\n  " + "\n  ".join(problems))
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, whose files take their places there once all of them are written."""
+    """A temporary folder beside `folder`, whose files take their places there once all of them are written.
+
+    Raises:
+        CheckpointError: `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder to save to")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -104,21 +157,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _describe(model: nn.Module, layout: Layout) -> dict[str, Any]:
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    if isinstance(model, VisionEncoder):
-        return vision_to_json(model.config, dtype)
-    if isinstance(model, LanguageModel):
-        return language_to_json(model.config, dtype)
-    assert isinstance(model, VideoLLaMA3)
-    return to_json(with_layout_ids(model.config, layout), layout, dtype)
-
-
 def with_layout_ids(config: ModelConfig, layout: Layout) -> ModelConfig:
-    """transformers tells pictures from videos by their token ids, so one id for both cannot stay one in the hf layout.
+    """transformers tells images from videos by their token ids, so one id for both cannot stay one in the hf layout.
 
     Which ids stand for visual tokens does not change the numbers (their embeddings are replaced), only which prompts
-    fit. With the released vocabulary, the published hf ids are taken; `convert` asks the tokenizer instead.
+    fit. With the released vocabulary, the published hf ids are taken; `save` asks the tokenizer instead.
     """
     released = config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665
     if layout == "hf" and released:
@@ -126,24 +169,64 @@ def with_layout_ids(config: ModelConfig, layout: Layout) -> ModelConfig:
     return config
 
 
-def _named_for_file(model: nn.Module, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in model.state_dict().items():
-        if isinstance(model, VisionEncoder):
-            yield name, tensor
-        elif isinstance(model, LanguageModel):
-            yield translate(LANGUAGE + name, FROM_OURS["official"]), tensor
-        else:
-            yield translate(name, FROM_OURS[layout]), tensor
+def _with_visual_tokens(backend: Backend, layout: Layout) -> Backend:
+    """The tokenizer, or a copy with the layout's visual tokens if it lacks them."""
+    lacking = [token for token in dict.fromkeys(module_of(layout).VISUAL_TOKENS) if backend.token_to_id(token) is None]
+    if lacking:
+        backend = Backend.from_str(backend.to_str())
+        backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
+    return backend
 
 
-def _generation_json(config: LanguageConfig, sampling: Mapping[str, Any]) -> dict[str, Any]:
+def _with_ids_of(backend: Backend, config: ModelConfig, layout: Layout) -> ModelConfig:
+    tokens = module_of(layout).VISUAL_TOKENS
+    image, video = (backend.token_to_id(token) or 0 for token in tokens)
+    if max(image, video) >= config.language.vocab_size:
+        raise CheckpointError(
+            f"the embedding table has {config.language.vocab_size} rows, and the tokenizer leaves none for "
+            f"{' and '.join(dict.fromkeys(tokens))}, which the {layout} layout needs"
+        )
+    return replace(config, image_token_id=image, video_token_id=video)
+
+
+def _tokenizer_json(backend: Backend, config: LanguageConfig) -> dict[str, Any]:
+    """What transformers needs beside tokenizer.json."""
     ends = config.eos_token_ids
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": ends[0] if len(ends) == 1 else (list(ends) or None),
-        "do_sample": bool(sampling),
-        **sampling,
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_position_embeddings,
     }
+    if ends:
+        settings |= {"eos_token": backend.id_to_token(ends[0]), "pad_token": backend.id_to_token(ends[-1])}
+    return settings
+
+
+def _write_model(
+    model: Saveable, config: ModelConfig | None, folder: Path, layout: Layout, max_shard_bytes: int
+) -> None:
+    """
+    Args:
+        config: of a whole model, with the visual token ids that the folder is to have.
+    """
+    check_saveable(model, layout)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    tensors = saved_tensors(model)
+    if isinstance(model, VideoLLaMA3):
+        described = module_of(layout).write_config(config, dtype)
+        tensors = {file_name(name, layout): x for name, x in tensors.items()}
+    elif isinstance(model, LanguageModel):
+        described = write_language_config(model.config, dtype)
+        tensors = {file_name(LANGUAGE + name, "official"): x for name, x in tensors.items()}
+    else:
+        described = write_vision_config(model.config, dtype)
+    write_json(folder / "config.json", described)
+    if not isinstance(model, VisionEncoder):
+        decoder = described.get("text_config", described)
+        sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
+        ids = {key: decoder[key] for key in ("bos_token_id", "eos_token_id")}
+        write_json(folder / "generation_config.json", {**ids, "do_sample": bool(sampling), **sampling})
+    _write_shards(tensors, folder, max_shard_bytes)
 
 
 def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
@@ -167,7 +250,14 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: 
             },
         )
     for names, file in zip(shards, files, strict=True):
-        save_file({name: tensors[name].cpu().contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        shard: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name in names:
+            x = tensors[name].detach().cpu().contiguous()
+            memory = x.untyped_storage().data_ptr()
+            shard[name] = x.clone() if memory in seen else x  # safetensors refuses tensors that share memory
+            seen.add(memory)
+        save_file(shard, folder / file, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", folder / file)  # safetensors writes files only their owner can read
 
 

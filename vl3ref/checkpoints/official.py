@@ -1,0 +1,130 @@
+"""The layout of the official release: everything that differs from Hugging Face's.
+
+config.json has the decoder's keys on top and the encoder's in `vision_encoder_config`. One visual token, `<image>`,
+stands for pictures and videos. `model_type` is videollama3_qwen2; for another decoder we write videollama3_qwen3 or
+videollama3_llama, which the official code, made for Qwen2, refuses to load.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from vl3ref.checkpoints.parts import (
+    DECODER_TYPES,
+    HEAD,
+    LANGUAGE,
+    PROJECTOR,
+    VISION,
+    decoder_type,
+    read_decoder,
+    read_vision,
+    write_decoder,
+    write_vision,
+)
+from vl3ref.checkpoints.values import Section, dtype_of, flag, section, token_id
+from vl3ref.config import ModelConfig
+from vl3ref.errors import ConfigError
+from vl3ref.hub import read_json_if_there
+from vl3ref.inputs.processor_config import ProcessorConfig
+
+MODEL_TYPES = {f"videollama3_{kind}": kind for kind in DECODER_TYPES}
+
+PREFIXES = {VISION: "model.vision_encoder.", PROJECTOR: "model.mm_projector.", HEAD: "lm_head.", LANGUAGE: "model."}
+"""What names of tensors begin with: in our model, in the files."""
+
+VISUAL_TOKENS = ("<image>", "<image>")
+"""What stands for a visual token of an image, and of a video."""
+
+
+def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
+    language = read_decoder(raw, where, MODEL_TYPES[raw["model_type"]])
+    image_token_id = token_id(raw, "image_token_index", where, language.vocab_size)
+    return ModelConfig(
+        vision=read_vision(section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
+        language=language,
+        image_token_id=image_token_id,
+        video_token_id=image_token_id,
+        projector_depth=_projector_depth(raw.get("mm_projector_type", "mlp2x_gelu"), where),
+        use_token_compression=flag(raw, "use_token_compression", where),
+        dtype=dtype_of(raw, where),
+        layout="official",
+    )
+
+
+def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """
+    Raises:
+        ConfigError: the model has two visual token ids.
+    """
+    if config.image_token_id != config.video_token_id:
+        raise ConfigError(
+            "the official layout has one visual token id, this model has two "
+            f"({config.image_token_id} for images, {config.video_token_id} for videos); "
+            "replace both by one id that its tokenizer holds"
+        )
+    decoder = decoder_type(config.language)
+    return {
+        "architectures": [f"Videollama3{decoder.capitalize()}ForCausalLM"],
+        "model_type": f"videollama3_{decoder}",
+        **write_decoder(config.language),
+        "image_token_index": config.image_token_id,
+        "mm_projector_type": f"mlp{config.projector_depth}x_gelu",
+        "use_token_compression": config.use_token_compression,
+        "vision_encoder": None,
+        "vision_encoder_config": {"model_type": "videollama3_vision_encoder", **write_vision(config.vision)},
+        "torch_dtype": dtype,
+    }
+
+
+def read_processor(folder: Path) -> dict[str, Any]:
+    """The fields of ProcessorConfig that the folder's files give."""
+    sampling = read_json_if_there(folder / "processor_config.json")
+    sizes = read_json_if_there(folder / "preprocessor_config.json")
+    return {
+        **{k: sampling[k] for k in ("fps", "max_frames", "image_merge_size", "video_merge_size") if k in sampling},
+        **{k: sizes[k] for k in ("min_tokens", "max_tokens") if sizes.get(k) is not None},
+    }
+
+
+def write_processor(config: ProcessorConfig, model: ModelConfig) -> dict[str, dict[str, Any]]:
+    """File name -> content."""
+    return {
+        "processor_config.json": {
+            "processor_class": "Videollama3Qwen2Processor",
+            "fps": config.fps,
+            "max_frames": config.max_frames,
+            "image_merge_size": config.image_merge_size,
+            "video_merge_size": config.video_merge_size,
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "Videollama3ImageProcessor",
+            "processor_class": "Videollama3Qwen2Processor",
+            **NORMALISATION,
+            "min_tokens": config.min_tokens,
+            "max_tokens": config.max_tokens,
+            "patch_size": config.patch_size,
+        },
+    }
+
+
+NORMALISATION = {
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+"""What happens to pixels, the same in both layouts. `resample` 3 is Pillow's bicubic."""
+
+
+def _projector_depth(kind: Any, where: str) -> int:
+    """`mlpNx_gelu` -> N linear layers with exact GELU between them; `linear` is N = 1."""
+    if kind == "linear":
+        return 1
+    match = re.fullmatch(r"mlp(\d+)x_gelu", str(kind))
+    if not match or not 1 <= int(match[1]) <= 16:
+        raise ConfigError(f"{where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
+    return int(match[1])
