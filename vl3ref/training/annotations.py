@@ -16,100 +16,96 @@ import numpy as np
 from vl3ref.training.samples import AnnotationError, short, to_conversation
 
 
-class Annotations(Sequence):  # of Mapping[str, Any]; said so, a checker of types would read one
-    """The samples of one annotation file.
+class Annotations:
+    """The samples of annotation files, one file after another.
 
-    JSON lines stay in the file: only where each begins is held (12 bytes a sample), and the file is opened for every
+    JSON lines stay in their files: only where each begins is held (12 bytes a sample), and the file is opened for every
     sample, so that data-loading workers, forked or not, share nothing.
 
     Args:
-        path: a `.json` file (a list) or a `.jsonl` file, UTF-8. Empty lines do not count.
-        root: the folder of relative media paths; the annotation file's own by default.
+        files: `.json` files (a list) or `.jsonl` files, UTF-8. Empty lines do not count.
+        root: the folder of relative media paths; each annotation file's own by default.
 
     Raises:
-        AnnotationError: the file is missing, empty, or no list. A damaged line raises when it is asked for.
+        AnnotationError: a file is missing, empty, or no list. A damaged line raises when it is asked for.
     """
 
-    def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
-        self.path = Path(path)
-        self.root = self.path.parent if root is None else Path(root)
-        self._entries: list[Any] | None = None
-        suffix = self.path.suffix.lower()
-        if suffix not in (".json", ".jsonl"):
-            raise AnnotationError(f"{self.path} should be .json (a list of samples) or .jsonl (a sample on each line)")
-        try:
-            if suffix == ".json":
-                self._entries = _read_list(self.path)
-            else:
-                self._starts, self._numbers = _find_lines(self.path)
-        except OSError as error:
-            raise AnnotationError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        if not len(self):
-            raise AnnotationError(f"{self.path} holds no samples")
-
-    def __len__(self) -> int:
-        return len(self._starts) if self._entries is None else len(self._entries)
-
-    def __getitem__(self, index: Any) -> Any:
-        """A sample as it stands in the file, a dict; of a slice, a list of them.
-
-        Raises:
-            AnnotationError: the line is damaged, or the sample is no dict.
-        """
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        index = range(len(self))[index]
-        try:
-            sample = self._read_line(index) if self._entries is None else self._entries[index]
-        except (OSError, ValueError, RecursionError) as error:
-            raise AnnotationError(f"{self._place(index)} cannot be read as JSON: {error}") from None
-        if not isinstance(sample, dict):
-            raise AnnotationError(f"{self._place(index)} should be an object {{...}}, not {short(sample)}")
-        return sample
-
-    def conversation(self, index: int) -> list[dict[str, Any]]:
-        """`to_conversation` of one sample."""
-        return to_conversation(self[index], self.root)
-
-    def name(self, index: int) -> str:
-        """For people: "data.jsonl line 17" or "data.json entry 17", both counted from 1, and the sample's id if any."""
-        try:
-            sample = self[index]
-        except AnnotationError:
-            sample = {}
-        return self._place(range(len(self))[index]) + (f" (id {sample['id']})" if "id" in sample else "")
-
-    def _place(self, index: int) -> str:
-        place = f"line {self._numbers[index]}" if self._entries is None else f"entry {index + 1}"
-        return f"{self.path.name} {place}"
-
-    def _read_line(self, index: int) -> Any:
-        with self.path.open("rb") as file:
-            file.seek(int(self._starts[index]))
-            return json.loads(file.readline())
-
-
-class Several:
-    """Several annotation files as one."""
-
-    def __init__(self, files: Sequence[Annotations]) -> None:
-        self.files = list(files)
-        self.ends = list(accumulate(len(file) for file in files))
+    def __init__(self, files: str | Path | Sequence[str | Path], root: str | Path | None = None) -> None:
+        paths = [files] if isinstance(files, str | Path) else files
+        self.files = [_File(Path(path)) for path in paths]
+        self.roots = [file.path.parent if root is None else Path(root) for file in self.files]
+        self.ends = list(accumulate(map(len, self.files)))
 
     def __len__(self) -> int:
         return self.ends[-1]
 
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A sample as it stands in its file.
+
+        Raises:
+            AnnotationError: the line is damaged, or the sample is no object.
+        """
+        number, inside = self._find(index)
+        return self.files[number].read(inside)
+
     def conversation(self, index: int) -> list[dict[str, Any]]:
-        number, inside = self._place(index)
-        return self.files[number].conversation(inside)
+        """`to_conversation` of one sample."""
+        return to_conversation(self[index], self.roots[self._find(index)[0]])
 
     def name(self, index: int) -> str:
-        number, inside = self._place(index)
-        return self.files[number].name(inside)
+        """For people: "data.jsonl line 17" or "data.json entry 17", both counted from 1, and the sample's id if any."""
+        number, inside = self._find(index)
+        try:
+            sample = self[index]
+        except AnnotationError:
+            sample = {}
+        return self.files[number].place(inside) + (f" (id {sample['id']})" if "id" in sample else "")
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _find(self, index: int) -> tuple[int, int]:
+        """The number of a sample's file, and its own number there."""
+        index = range(len(self))[index]
         number = bisect_right(self.ends, index)
         return number, index - (self.ends[number - 1] if number else 0)
+
+
+class _File:
+    """One annotation file: the entries of a list, or where the lines begin."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[Any] | None = None
+        suffix = path.suffix.lower()
+        if suffix not in (".json", ".jsonl"):
+            raise AnnotationError(f"{path} should be .json (a list of samples) or .jsonl (a sample on each line)")
+        try:
+            if suffix == ".json":
+                self.entries = _read_list(path)
+            else:
+                self.starts, self.numbers = _find_lines(path)
+        except OSError as error:
+            raise AnnotationError(f"{path} cannot be read: {error.strerror or error}") from None
+        if not len(self):
+            raise AnnotationError(f"{path} holds no samples")
+
+    def __len__(self) -> int:
+        return len(self.starts) if self.entries is None else len(self.entries)
+
+    def place(self, index: int) -> str:
+        return f"{self.path.name} " + (f"line {self.numbers[index]}" if self.entries is None else f"entry {index + 1}")
+
+    def read(self, index: int) -> dict[str, Any]:
+        if self.entries is not None:
+            sample = self.entries[index]
+        else:
+            try:
+                with self.path.open("rb") as file:
+                    file.seek(int(self.starts[index]))
+                    sample = json.loads(file.readline())
+            except (OSError, ValueError, RecursionError) as error:
+                raise AnnotationError(f"{self.place(index)} cannot be read as JSON: {error}") from None
+        if not isinstance(sample, dict):
+            raise AnnotationError(f"{self.place(index)} should be an object {{...}}, not {short(sample)}")
+        return sample
 
 
 def _read_list(path: Path) -> list[Any]:

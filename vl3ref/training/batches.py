@@ -2,8 +2,8 @@
 
     sample -> conversation -> ModelInputs with labels -> cut to the longest allowed -> packs of about `pack_tokens`
 
-Because batch k is always the same samples, a run that was interrupted goes on by counting from where it was: there is
-no state of a shuffler or of workers to save.
+Because batch k is always the same samples, a resumed run counts from where it was: there is no state of a shuffler or
+of workers to save.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 
 from vl3ref.errors import VL3Error
 from vl3ref.inputs.processor import Processor
-from vl3ref.model_inputs import IGNORED, ModelInputs, join
+from vl3ref.model.loss import has_target
+from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs, join
 from vl3ref.training.samples import AnnotationError
-from vl3ref.training.stages import MAX_TOKENS, MAX_VISUAL_TOKENS, Stage
+from vl3ref.training.stages import MAX_TOKENS, MAX_VISUAL_TOKENS
 
 
 @runtime_checkable
@@ -39,30 +40,37 @@ class Batch:
 
     Attributes:
         packs: computed one after another; their gradients add up.
+        targets: what the summed loss of all packs is divided by: tokens that are trained on.
+        tokens: of all packs, visual ones included.
+        samples: conversations that were asked for, the skipped ones included.
         skipped: a line for each sample that could not be used: which, and why.
+        filler: a pack that is computed, and counts nothing, where another process has more packs than this one.
     """
 
     packs: list[Any] = field(default_factory=list)
+    targets: int = 0
+    tokens: int = 0
+    samples: int = 0
     skipped: list[str] = field(default_factory=list)
+    filler: Any = None
 
 
 @dataclass
 class Conversations(Dataset[Batch]):
-    """Batches of annotated conversations for one stage.
+    """Batches of annotated conversations.
 
     Attributes:
         samples: the annotations.
-        processor: the model's.
-        stage: says how finely things are seen, and whether DiffFP is on.
+        processor: the model's, with the merge sizes of the stage.
         batch_size: conversations per step, over all processes.
         pack_tokens: a pack takes conversations until it would pass this; one that is longer has a pack to itself.
         shuffle: visit the samples in another (seeded) order each epoch; for endless ones, leave it.
+        seed: of the order.
         rank, world: this process, of how many.
     """
 
     samples: Samples
     processor: Processor
-    stage: Stage
     batch_size: int
     pack_tokens: int = MAX_TOKENS
     shuffle: bool = True
@@ -72,11 +80,11 @@ class Conversations(Dataset[Batch]):
     _epoch: tuple[int, torch.Tensor] | None = None
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
-        batch = Batch()
-        prepared = []
+        """This process's batch of a step, counted from 0."""
+        batch, prepared = Batch(), []
         for position in range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world):
             index = self._index(position)
+            batch.samples += 1
             try:
                 prepared.append(self.prepare(self.samples.conversation(index)))
             except Exception as error:  # whatever one file of millions does to a library must not end the run
@@ -85,27 +93,34 @@ class Conversations(Dataset[Batch]):
                 reason = " ".join(reason.split())  # a line of the log
                 batch.skipped.append(reason if reason.startswith(name) else f"{name}: {reason}")
         batch.packs = list(packed(prepared, self.pack_tokens))
+        batch.targets = sum(count_targets(pack) for pack in batch.packs)
+        batch.tokens = sum(len(pack.input_ids) for pack in batch.packs)
+        if self.world > 1:
+            # Processes gather each sharded layer together, so all of them have to pass through the same layers equally
+            # often: packs without visuals get a grey one that nothing is trained on, and a filler stands by.
+            grey = grey_frame(self.processor)
+            batch.packs = [pack if pack.modals else join([pack, grey]) for pack in batch.packs]
+            batch.filler = replace(grey, labels=grey.input_ids)
         return batch
 
+    @property
+    def order(self) -> dict[str, int]:
+        """What decides which samples a step has: a resumed run counts steps, so it must have it alike."""
+        order = {"batch_size": self.batch_size, "shuffle": int(self.shuffle), "seed": self.seed}
+        # Shuffled among all of them; in their own order, more may have been added.
+        return {**order, "samples": len(self.samples)} if self.shuffle else order
+
     def prepare(self, conversation: list[dict[str, Any]]) -> ModelInputs:
-        """One conversation, as the stage sees it, with its labels.
+        """One conversation with its labels, cut to the longest allowed.
 
         Raises:
             AnnotationError, InputError: it cannot be used.
         """
-        inputs = self.processor(
-            conversation,
-            add_generation_prompt=False,
-            return_labels=True,
-            max_tokens=min(MAX_VISUAL_TOKENS, self.processor.config.max_tokens),
-            image_merge_size=self.stage.image_merge,
-            video_merge_size=self.stage.video_merge,
-            diff_fp=None if self.stage.diff_fp else False,
-        )
+        limit = min(MAX_VISUAL_TOKENS, self.processor.config.max_tokens)
+        inputs = self.processor(conversation, add_generation_prompt=False, return_labels=True, max_tokens=limit)
         inputs = cut(inputs, MAX_TOKENS, self.processor)
-        assert inputs.labels is not None
-        if bool((inputs.labels[1:] == IGNORED).all()):
-            raise AnnotationError("nothing in it is learnt, or not within the longest length")
+        if not count_targets(inputs):
+            raise AnnotationError("nothing in it is trained on, or not within the longest length")
         return inputs
 
     def _index(self, position: int) -> int:
@@ -117,6 +132,12 @@ class Conversations(Dataset[Batch]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch = epoch, torch.randperm(len(self.samples), generator=generator)
         return int(self._epoch[1][place])
+
+
+def count_targets(pack: ModelInputs) -> int:
+    """Tokens that are trained on."""
+    assert pack.labels is not None
+    return int(has_target(pack.labels, pack.lengths.tolist()).sum())
 
 
 def packed(conversations: Iterable[ModelInputs], tokens: int) -> Iterator[ModelInputs]:
@@ -141,38 +162,44 @@ def cut(inputs: ModelInputs, most: int, processor: Processor) -> ModelInputs:
     if len(inputs.input_ids) <= most:
         return inputs
     assert inputs.labels is not None
-    ids = (processor.config.image_token_id, processor.config.video_token_id)
-    visual = inputs.visual_positions(ids)
-    left = int(visual[:most].sum())
-    kept = {name: [] for name in ("pixel_values", "grid_sizes", "merge_sizes", "modals")}  # type: ignore[var-annotated]
-    whole = 0
-    start = 0
-    if inputs.pixel_values is not None and inputs.grid_sizes is not None and inputs.merge_sizes is not None:
-        for grid, merge, modal in zip(
-            inputs.grid_sizes.tolist(), inputs.merge_sizes.tolist(), inputs.modals, strict=True
-        ):
-            patches = grid[1] * grid[2]
-            per_frame = patches // merge**2
-            frames = min(grid[0], (left - whole) // per_frame)
-            if frames:
-                kept["pixel_values"].append(inputs.pixel_values[start : start + frames * patches])
-                kept["grid_sizes"].append([frames, *grid[1:]])
-                kept["merge_sizes"].append(merge)
-                kept["modals"].append(modal)
-                whole += frames * per_frame
-            start += grid[0] * patches
-            if frames < grid[0]:
-                break
-    end = most if whole == left else int(visual.nonzero()[whole])
-    seen = bool(kept["modals"])
+    visual = inputs.is_visual((processor.config.image_token_id, processor.config.video_token_id))
+    room = int(visual[:most].sum())
+    kept, whole = [], 0  # the visuals' whole frames before the cut, and their tokens
+    for patches, (t, h, w), merge, modal in inputs.visuals():
+        per_frame = h * w // merge**2
+        frames = min(t, (room - whole) // per_frame)
+        if frames:
+            kept.append((patches[: frames * h * w], [frames, h, w], merge, modal))
+            whole += frames * per_frame
+        if frames < t:
+            break
+    end = most if whole == room else int(visual.nonzero()[whole])
+    pixels, grids, merges, modals = zip(*kept, strict=True) if kept else ((), (), (), ())
     return replace(
         inputs,
         input_ids=inputs.input_ids[:end],
         lengths=torch.tensor([end]),
         labels=inputs.labels[:end],
-        pixel_values=torch.cat(kept["pixel_values"]) if seen else None,
-        grid_sizes=torch.tensor(kept["grid_sizes"]) if seen else None,
-        merge_sizes=torch.tensor(kept["merge_sizes"]) if seen else None,
-        modals=kept["modals"],
+        pixel_values=torch.cat(pixels) if kept else None,
+        grid_sizes=torch.tensor(grids) if kept else None,
+        merge_sizes=torch.tensor(merges) if kept else None,
+        modals=list(modals),
         sources=None,
+    )
+
+
+def grey_frame(processor: Processor) -> ModelInputs:
+    """A conversation of one grey visual token (a frame of a video) and a text token, neither of them trained on."""
+    config = processor.config
+    merge = config.video_merge_size
+    return ModelInputs(
+        input_ids=torch.tensor(
+            [config.video_token_id, min({0, 1, 2} - {config.image_token_id, config.video_token_id})]
+        ),
+        lengths=torch.tensor([2]),
+        pixel_values=torch.zeros(merge**2, 3 * config.patch_size**2),
+        grid_sizes=torch.tensor([[1, merge, merge]]),
+        merge_sizes=torch.tensor([merge]),
+        modals=["video"],
+        labels=torch.full((2,), IGNORE_INDEX),
     )

@@ -5,10 +5,11 @@ torchrun --nnodes 2 --node-rank R --master-addr HOST --nproc-per-node 8 -m vl3re
 """
 
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from vl3ref.model.language_model import DecoderLayer
+from vl3ref.errors import TrainingError
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model.vision import EncoderLayer
-from vl3ref.model_inputs import IGNORED, ModelInputs, join
+
+LAYER = re.compile(r"(vision_encoder\.encoder|language_model)\.layers\.\d+\.")
+"""How the names of a layer's parameters begin."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class Processes:
         """Whether this process writes logs and checkpoints."""
         return self.rank == 0
 
-    def total(self, number: int | float) -> int | float:
-        """The sum of a number over all processes."""
-        return number if self.world == 1 else _reduced(number, dist.ReduceOp.SUM)
+    def total(self, *numbers: int | float) -> list[float]:
+        """The sum of each number over all processes."""
+        return _reduced(numbers, dist.ReduceOp.SUM) if self.world > 1 else [*map(float, numbers)]
 
-    def most(self, number: int | float) -> int | float:
+    def most(self, number: int | float) -> float:
         """The largest of a number over all processes."""
-        return number if self.world == 1 else _reduced(number, dist.ReduceOp.MAX)
+        return _reduced([number], dist.ReduceOp.MAX)[0] if self.world > 1 else float(number)
 
     def wait(self) -> None:
         """Until all are here."""
@@ -49,17 +51,16 @@ class Processes:
             dist.barrier()
 
 
-def _reduced(number: int | float, how: dist.ReduceOp.RedOpType) -> float:
+def _reduced(numbers: Sequence[int | float], how: dist.ReduceOp.RedOpType) -> list[float]:
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    value = torch.tensor(float(number), dtype=torch.float64, device=device)
-    dist.all_reduce(value, how)
-    return value.item()
+    values = torch.tensor([*numbers], dtype=torch.float64, device=device)
+    dist.all_reduce(values, how)
+    return values.tolist()
 
 
-def own_device(name: str | None) -> torch.device:
+def own_device(name: str | torch.device | None) -> torch.device:
     """Where this process computes: the named device, or its own GPU, or the CPU."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     return torch.device(name)
@@ -86,54 +87,31 @@ def shard(model: VideoLLaMA3, device: torch.device, bfloat16: bool = False) -> N
 
     Args:
         model: on the CPU. One layer after another goes to the device, and all but this process's share of it away
-            again: the whole model need not fit there.
+            again: the whole model need not fit there. What a change put in place of a layer is a layer too.
         device: where this process computes.
         bfloat16: gather and compute in it; each process's share, its gradients' sum and AdamW's moments stay float32.
+
+    Raises:
+        TrainingError: a parameter cannot be spread: it is a single number, or more than one layer has it.
     """
+    _check_shardable(model)
+    layers = [*model.vision_encoder.encoder["layers"].children(), *model.language_model.layers]
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # Inputs are left as they are: pixels and the vision encoder's rotations have to stay float32.
     narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    settings: dict[str, Any] = {
-        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
-        "mp_policy": narrow if bfloat16 else MixedPrecisionPolicy(),
-    }
-    for module in model.modules():
-        if isinstance(module, DecoderLayer | EncoderLayer):
-            fully_shard(module, **settings)
-    fully_shard(model, **settings)
-    model.vision_encoder.chunk_patches = None  # once through its layers, however much there is to see: see `level`
+    for module in [*layers, model]:
+        fully_shard(module, mesh=mesh, mp_policy=narrow if bfloat16 else MixedPrecisionPolicy())
+    model.vision_encoder.chunk_patches = sys.maxsize  # once through its layers, however much there is to see
 
 
-def level(packs: Sequence[Any], model: nn.Module, processes: Processes) -> list[tuple[Any, float]]:
-    """Packs and their weights: equally many in every process, each with something to see.
-
-    All processes gather a sharded layer together, so all of them have to go through the same layers equally often.
-    Packs that show nothing get one grey patch that nothing is learnt from; missing packs are made up for by ones that
-    weigh nothing.
-    """
-    if processes.world == 1:
-        return [(pack, 1.0) for pack in packs]
-    assert isinstance(model, VideoLLaMA3)  # what else is trained, is trained in one process
-    missing = int(processes.most(len(packs))) - len(packs)
-    grey = _patch(model, learnt=False)
-    seeing = [
-        pack if pack.pixel_values is not None else join([pack, replace(grey, diff_fp=pack.diff_fp)]) for pack in packs
-    ]
-    return [(pack, 1.0) for pack in seeing] + [(_patch(model, learnt=True), 0.0)] * missing
-
-
-def _patch(model: VideoLLaMA3, learnt: bool) -> ModelInputs:
-    """A conversation of one grey patch, followed by a token that is learnt or not."""
-    image = model.config.image_token_id
-    after = 0 if image else 1
-    return ModelInputs(
-        input_ids=torch.tensor([image, after]),
-        lengths=torch.tensor([2]),
-        pixel_values=torch.zeros(1, model.config.vision.patch_values),
-        grid_sizes=torch.ones(1, 3, dtype=torch.int64),
-        merge_sizes=torch.ones(1, dtype=torch.int64),
-        modals=["image"],
-        labels=torch.tensor([IGNORED, after if learnt else IGNORED]),
-    )
+def _check_shardable(model: nn.Module) -> None:
+    layer_of: dict[nn.Parameter, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.ndim:
+            raise TrainingError(f"{name} is a single number, which cannot be spread over processes; give it shape (1,)")
+        found = LAYER.match(name)
+        if layer_of.setdefault(parameter, layer := found[0] if found else "") != layer:
+            raise TrainingError(f"another layer has the parameter {name} too; such a model trains in one process")
 
 
 def clip_gradients(model: nn.Module, most: float) -> float:

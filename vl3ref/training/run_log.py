@@ -1,10 +1,14 @@
-"""What a run says about itself: a progress bar, log.csv, skipped.log, and TensorBoard's file where it is installed."""
+"""What a run says about itself: progress on stderr, log.csv, skipped.log, and TensorBoard's file where it is installed.
+
+Progress is a live bar on a terminal; elsewhere (a Slurm log, a notebook) it is a line every so often.
+"""
 
 import csv
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 STEP = re.compile(r"step (\d+): ")
-COLUMNS = ("step", "loss", "rate", "norm", "tokens", "learnt", "skipped", "seconds")
+COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "tokens", "targets", "skipped", "seconds")
+OLD_COLUMNS = {"rate": "learning_rate", "norm": "gradient_norm", "learnt": "targets"}
+"""Names in logs of earlier versions, whose rate was a share of the peak."""
+
+SECONDS_BETWEEN_LINES = 15.0
 
 
 class RunLog:
@@ -21,27 +29,31 @@ class RunLog:
 
     Args:
         folder: where the files go.
+        title: what the run is called.
         steps: of the whole run.
         done: steps done already; later lines, from a run that was killed, are dropped.
+        first: whether this process writes.
     """
 
     def __init__(self, folder: Path, title: str, steps: int, done: int, first: bool = True) -> None:
-        self.folder, self.first, self.done = folder, first, done
+        self.folder, self.title, self.steps, self.done, self.first = folder, title, steps, done, first
         self.csv_path, self.skipped_path = folder / "log.csv", folder / "skipped.log"
-        console = Console(stderr=True)
-        self.progress = Progress(
+        self.console = Console(stderr=True)
+        self.live = first and self.console.is_terminal
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+            TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
-            console=console,
-            disable=not (first and console.is_terminal),
+            console=self.console,
+            disable=not self.live,
         )
-        self.task = self.progress.add_task(title, total=steps, completed=done, loss=float("nan"), speed=0.0)
-        self.last = time.perf_counter()
+        self.task = self.bar.add_task(title, total=steps, completed=done, said="")
 
     def __enter__(self) -> "RunLog":
+        self.started = self.line_at = time.perf_counter()
+        self.tokens = 0.0  # since the last line
         if self.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = [row for row in read_log(self.csv_path) if int(row["step"]) <= self.done]
@@ -54,35 +66,54 @@ class RunLog:
             os.replace(fresh, self.csv_path)  # the open file goes with it
             self._forget_skipped()
             self.board = _tensorboard(self.folder, self.done)
-        self.progress.start()
+        self.bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.progress.stop()
+        self.bar.stop()
         if self.first:
             self.file.close()
             if self.board is not None:
                 self.board.close()
 
     def write(self, step: int, figures: Mapping[str, int | float]) -> None:
-        """A finished step."""
-        now = time.perf_counter()
-        speed, self.last = figures["tokens"] / (now - self.last), now
-        self.progress.update(self.task, completed=step, loss=figures["loss"], speed=speed)
+        """A finished step: `figures` are the columns after the first."""
         if not self.first:
             return
         self.table.writerow({"step": step, **{name: f"{value:.9g}" for name, value in figures.items()}})
         self.file.flush()
         if self.board is not None:
-            for name, value in {**figures, "tokens per second": speed}.items():
+            for name, value in figures.items():
                 self.board.add_scalar(name, value, step)
+        self._show(step, figures)
 
     def skipped(self, step: int, lines: Sequence[str]) -> None:
-        """Samples that could not be used: said at once, and kept."""
+        """Samples that could not be used: named on stderr at once, and in skipped.log."""
         for line in lines:
-            self.progress.console.print(f"skipped: {line}", markup=False, highlight=False, soft_wrap=True)
+            self._say(f"skipped: {line}")
             with self.skipped_path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"step {step}: {line}\n")
+
+    def _show(self, step: int, figures: Mapping[str, int | float]) -> None:
+        """Progress: always on the bar; as a line for the first and last step, and when it is time for one."""
+        now = time.perf_counter()
+        self.tokens += figures["tokens"]
+        due = step in (self.done + 1, self.steps) or now - self.line_at >= SECONDS_BETWEEN_LINES
+        if not (self.live or due):
+            return
+        said = (
+            f"loss {figures['loss']:.4f}  learning rate {figures['learning_rate']:.2e}  "
+            f"gradient norm {figures['gradient_norm']:.3g}  {self.tokens / (now - self.line_at):,.0f} tokens/s"
+        )
+        left = (now - self.started) / (step - self.done) * (self.steps - step)
+        if self.live:
+            self.bar.update(self.task, completed=step, said=said)
+        else:
+            self._say(f"{self.title} step {step}/{self.steps}  {said}  {timedelta(seconds=round(left))} left")
+        self.tokens, self.line_at = 0.0, now
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _forget_skipped(self) -> None:
         """Drop the names of samples that this run will meet again."""
@@ -99,7 +130,8 @@ def read_log(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(name) not in (None, "") for name in COLUMNS)]
+        rows = [{OLD_COLUMNS.get(name, name): x for name, x in row.items()} for row in csv.DictReader(file)]
+    return [row for row in rows if all(row.get(name) not in (None, "") for name in COLUMNS)]
 
 
 def _tensorboard(folder: Path, done: int) -> Any:

@@ -33,7 +33,7 @@ class AnnotationError(InputError):
 def to_conversation(sample: Mapping[str, Any], root: str | Path | None = None) -> list[dict[str, Any]]:
     """One sample -> the messages of one conversation.
 
-    The rules are the official trainer's, but for system turns, which it learns: here they stay system messages.
+    The rules are the official trainer's, but for system turns, which it trains on: here they stay system messages.
 
     - In the user's turns `<image>` stands for the next of the sample's "image", `<video>` for the next of its "video":
       a path, a list of paths, or the data itself (arrays, PIL images). Media without a tag go in front of the first.
@@ -49,7 +49,7 @@ def to_conversation(sample: Mapping[str, Any], root: str | Path | None = None) -
 
     Raises:
         AnnotationError: a key is missing or of another type, a file is missing, there are more tags than media, or
-            nothing to learn.
+            the assistant says nothing.
         InputError: the video of a streaming sample cannot be read.
     """
     if sample.get("stream"):
@@ -109,8 +109,8 @@ def _streaming(sample: Mapping[str, Any], root: str | Path | None) -> list[dict[
         messages.append({"role": "stream", "content": [{"type": "image", "image": frame, "timestamp": since}]})
     messages += [turn.message() for turn in spoken[said:]]
     roles = [message["role"] for message in messages]
-    if "assistant" not in roles and ("stream", "stream") not in pairwise(roles):  # to wait is learnt too
-        raise AnnotationError("from start_time to end_time there is nothing to learn; widen the cut")
+    if "assistant" not in roles and ("stream", "stream") not in pairwise(roles):  # going on to the next frame counts
+        raise AnnotationError("from start_time to end_time there is nothing to train on; widen the cut")
     return messages
 
 
@@ -147,7 +147,7 @@ def _turns(sample: Mapping[str, Any], key: str, role_key: str, text_key: str) ->
 
 def _check_words(turns: Sequence[Turn]) -> None:
     if not any(turn.role == "assistant" and turn.text.strip() for turn in turns):
-        raise AnnotationError("the assistant says nothing that could be learnt; give it a turn with words")
+        raise AnnotationError("the assistant says nothing to train on; give it a turn with words")
 
 
 def _media(sample: Mapping[str, Any], root: str | Path | None) -> dict[str, list[dict[str, Any]]]:
@@ -164,7 +164,7 @@ def _media(sample: Mapping[str, Any], root: str | Path | None) -> dict[str, list
 
 
 def _timestamps(times: Any, videos: int) -> Sequence[Any]:
-    """Of each video the seconds of its frames, or None; a single video's may stand without a list around them."""
+    """The seconds of each video's frames, or None; a single video's may stand without a list around them."""
     if times is None:
         return [None] * videos
     if not hasattr(times, "__len__") or isinstance(times, Mapping | str):
@@ -194,7 +194,7 @@ def _found(source: Any, root: str | Path | None) -> Any:
 
 
 def _untagged(tag: str, count: int, asked: str) -> int:
-    """How many of a kind's media no tag stands for."""
+    """How many images or videos have no tag."""
     tags = asked.count(tag)
     if tags > count:
         raise AnnotationError(f"the user's text has {tags} {tag} but the sample lists {count}; give one for each")

@@ -7,15 +7,15 @@
 Every pair of a batch is a question of its own, so nothing is normalised over the batch. Only the encoder is kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from vl3ref.inputs.patches import patchify, target_sizes
 from vl3ref.inputs.processor import Processor
@@ -43,22 +43,13 @@ class SigLIP(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, pairs: "Pairs") -> Float[Tensor, "pictures texts"]:
-        """The logit of every picture telling the same as every text."""
+        """The logit of every picture being the one that a text tells of."""
         counts = pairs.grid_sizes.prod(dim=1).tolist()
         features = self.vision_encoder(pairs.pixel_values, pairs.grid_sizes, torch.ones_like(pairs.grid_sizes[:, 0]))
         pictures = self.vision_head(torch.stack([rows.mean(dim=0) for rows in features.split(counts)]))
         hidden = self.text_tower.hidden(pairs.input_ids, pairs.lengths.tolist())
         texts = self.text_head(hidden[pairs.lengths.cumsum(0) - 1])
         return F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T * self.log_scale.exp() + self.bias
-
-
-def sigmoid_loss(logits: Float[Tensor, "pictures texts"], same: Bool[Tensor, "pictures texts"]) -> Float[Tensor, ""]:
-    """Minus the log-likelihood of telling each pair right, summed over all pairs.
-
-    Args:
-        same: which text tells of which picture: the diagonal, and pictures that happen to be told alike.
-    """
-    return -F.logsigmoid(torch.where(same, logits, -logits)).sum()
 
 
 @dataclass
@@ -83,48 +74,58 @@ class Pairs:
         return replace(self, **move)
 
 
-class PairLoss:
-    """The sigmoid loss as an `Objective`: summed over pairs, counted by picture, as the paper averages it."""
+def pair_loss(model: SigLIP, pack: Pairs) -> Float[Tensor, ""]:
+    """The sigmoid loss, summed over all pairs; the trainer divides by the pictures, as the paper does."""
+    return sigmoid_loss(model(pack), pack.labels[:, None] == pack.labels)
 
-    def count(self, pack: Pairs) -> int:
-        return len(pack.lengths)
 
-    def loss(self, model: SigLIP, pack: Pairs) -> Tensor:
-        return sigmoid_loss(model(pack), pack.labels[:, None] == pack.labels)
+def sigmoid_loss(logits: Float[Tensor, "pictures texts"], same: Bool[Tensor, "pictures texts"]) -> Float[Tensor, ""]:
+    """Minus the log-likelihood of the right answer for each pair, summed over all pairs.
+
+    Args:
+        same: which text tells of which picture: the diagonal, and pictures that happen to have equal texts.
+    """
+    return -F.logsigmoid(torch.where(same, logits, -logits)).sum()
 
 
 @dataclass
-class PairBatches:
-    """Batches of told pictures.
+class PairBatches(Dataset[Batch]):
+    """Batches of pictures with a text each.
 
     Attributes:
-        told: index -> a picture (H, W, 3) uint8 and its text.
+        pair: index -> a picture (H, W, 3) uint8 and its text.
         processor: whose tokenizer and sizes are used.
+        batch_size: pairs in a step.
     """
 
-    told: "Any"
+    pair: Callable[[int], tuple[np.ndarray, str]]
     processor: Processor
     batch_size: int
 
     def __getitem__(self, step: int) -> Batch:
-        pairs = [self.told(index) for index in range(step * self.batch_size, (step + 1) * self.batch_size)]
-        return Batch([self.pack(pairs)])
+        first = step * self.batch_size
+        pack = self.pack([self.pair(index) for index in range(first, first + self.batch_size)])
+        return Batch([pack], targets=self.batch_size, tokens=len(pack.input_ids), samples=self.batch_size)
+
+    @property
+    def order(self) -> dict[str, int]:
+        """See `Conversations.order`."""
+        return {"batch_size": self.batch_size}
 
     def pack(self, pairs: Sequence[tuple[np.ndarray, str]]) -> Pairs:
         config = self.processor.config
-        pixels, grids, ids = [], [], []
-        for picture, text in pairs:
-            size = target_sizes(
-                [(1, *picture.shape[:2])], [2], config.max_tokens, config.min_tokens, config.patch_size
-            )[0]
+        pixels, grids = [], []
+        for picture, _ in pairs:
+            shape = [(1, *picture.shape[:2])]
+            [size] = target_sizes(shape, [2], config.max_tokens, config.min_tokens, config.patch_size)
             pixels.append(patchify(iter([picture]), 1, size, 1, config.patch_size))
             grids.append([1, size[0] // config.patch_size, size[1] // config.patch_size])
-            ids.append(self.processor.tokenizer.encode(text)[0])
-        numbers: Mapping[str, int] = {text: n for n, (_, text) in enumerate(pairs)}
+        ids = [self.processor.tokenizer.encode(text)[0] for _, text in pairs]
+        number = {text: n for n, (_, text) in enumerate(pairs)}
         return Pairs(
             torch.cat(pixels),
             torch.tensor(grids),
-            torch.tensor([i for text in ids for i in text]),
+            torch.tensor([token for text in ids for token in text]),
             torch.tensor([len(text) for text in ids]),
-            torch.tensor([numbers[text] for _, text in pairs]),
+            torch.tensor([number[text] for _, text in pairs]),
         )

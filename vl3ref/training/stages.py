@@ -8,34 +8,41 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from vl3ref.inputs.processor import Processor
+
 
 @dataclass(frozen=True)
 class Stage:
     """What is trained, and how.
 
     Attributes:
-        decoder_rate, projector_rate, vision_rate: peak learning rates; None freezes the part.
-        image_merge, video_merge: patches along the side of one visual token.
-        diff_fp: whether DiffFP drops what a video repeats.
+        name: of the stage; a checkpoint of one stage does not resume another.
+        decoder_lr, projector_lr, vision_lr: peak learning rates; None freezes the part.
+        image_merge_size, video_merge_size: patches along the side of one visual token.
+        prune: whether the model's pruner (DiffFP, or a change's own) drops visual tokens; if not, all are kept.
         purpose: what the stage is for.
+        added_lr: peak learning rate of what a change added outside the three parts (`pruner.*`, say), which always
+            trains. None: the projector's.
     """
 
     name: str
-    decoder_rate: float | None
-    projector_rate: float | None
-    vision_rate: float | None
-    image_merge: int
-    video_merge: int
-    diff_fp: bool
+    decoder_lr: float | None
+    projector_lr: float | None
+    vision_lr: float | None
+    image_merge_size: int
+    video_merge_size: int
+    prune: bool
     purpose: str
+    added_lr: float | None = None
 
     @property
-    def rates(self) -> Mapping[str, float | None]:
-        """Peak learning rate by part of the model."""
+    def learning_rates(self) -> Mapping[str, float | None]:
+        """Peak learning rate by part of the model; None for a part that is frozen."""
         return {
-            "vision_encoder": self.vision_rate,
-            "projector": self.projector_rate,
-            "language_model": self.decoder_rate,
+            "vision_encoder": self.vision_lr,
+            "projector": self.projector_lr,
+            "language_model": self.decoder_lr,
+            "added": self.projector_lr if self.added_lr is None else self.added_lr,
         }
 
 
@@ -48,40 +55,70 @@ OFFICIAL_2B = (
 """The official scripts' values. Stage 1 starts from SigLIP (siglip-so400m-patch14-384) and Qwen2.5-1.5B-Instruct."""
 
 OFFICIAL_7B = OFFICIAL_2B
-"""From the paper (section 4.1), for there are no scripts: the 2B's rates. Stage 1 starts from Qwen2.5-7B and from the
-vision encoder of the finished 2B."""
+"""From the paper (section 4.1), for there are no scripts: the 2B's learning rates. Stage 1 starts from Qwen2.5-7B and
+the vision encoder of the finished 2B."""
 
 BATCH, WARM_UP, CLIP, BETAS, EPSILON = 128, 0.03, 1.0, (0.9, 0.999), 1e-8
-"""Official: conversations per step, warm-up's share of the steps, largest norm of the gradient, AdamW's own numbers
-(its weight decay is 0)."""
+"""Official: conversations per step, warm-up's share of the steps, largest gradient norm, AdamW's own numbers (without
+weight decay)."""
 
 MAX_VISUAL_TOKENS, MAX_TOKENS = 10240, 16384
 """Official: what the visuals of a conversation shrink to, and where a conversation is cut."""
 
 TINY = (
-    replace(OFFICIAL_2B[0], projector_rate=1e-3, vision_rate=1e-3, image_merge=2),
-    replace(OFFICIAL_2B[1], decoder_rate=8e-4, projector_rate=8e-4, vision_rate=8e-4, image_merge=2),
-    replace(OFFICIAL_2B[2], decoder_rate=8e-4, projector_rate=8e-4, vision_rate=8e-4, image_merge=2),
+    replace(OFFICIAL_2B[0], projector_lr=1e-3, vision_lr=1e-3, image_merge_size=2),
+    replace(OFFICIAL_2B[1], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4, image_merge_size=2),
+    replace(OFFICIAL_2B[2], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4, image_merge_size=2),
     replace(
         OFFICIAL_2B[3],
-        decoder_rate=5e-4,
-        projector_rate=5e-4,
-        vision_rate=5e-4,
+        decoder_lr=5e-4,
+        projector_lr=5e-4,
+        vision_lr=5e-4,
         purpose="video-centric fine-tuning: clips, and as many pictures",
     ),
 )
-"""For a model of five million parameters: a small network that has read little learns at rates a hundred times higher,
-and pictures of three cells by three need no more than a token to a cell."""
+"""For a model of five million parameters: a small network that has read little needs learning rates a hundred times
+higher, and pictures of three cells by three need no more than a token to a cell."""
+
+SMALL_MODEL, SMALL_LR = 50, 1e-4
+"""Below so many million parameters, learning rates below this change next to nothing (see `TINY`)."""
+
+
+def part_of(parameter: str) -> str:
+    """The part of the model that a parameter belongs to, by its name: one of `Stage.learning_rates`."""
+    part = parameter.partition(".")[0]
+    return part if part in ("vision_encoder", "projector", "language_model") else "added"
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:
-    """Let gradients reach the parts that the stage trains, and no others."""
-    for part, rate in stage.rates.items():
-        model.get_submodule(part).requires_grad_(rate is not None)
+    """Let gradients reach the parts that the stage trains, and no others. What a change added outside the three parts
+    always trains."""
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        parameter.requires_grad_(part == "added" or stage.learning_rates[part] is not None)
 
 
 def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict[str, object]]:
-    """AdamW's groups: one per trained part, with its peak learning rate."""
-    for part, rate in stage.rates.items():
-        if rate is not None:
-            yield {"name": part, "params": list(model.get_submodule(part).parameters()), "lr": rate}
+    """AdamW's groups: one for each part that trains, with its peak learning rate."""
+    for part, lr in stage.learning_rates.items():
+        parameters = [x for name, x in model.named_parameters() if part_of(name) == part and x.requires_grad]
+        if parameters:
+            yield {"name": part, "params": parameters, "lr": lr}
+
+
+def cautions(stage: Stage, model: nn.Module, processor: Processor) -> Iterator[str]:
+    """What the stage will do to this model that its user may not expect, a sentence each."""
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    slow = {part: lr for part, lr in stage.learning_rates.items() if lr is not None and lr < SMALL_LR}
+    if millions < SMALL_MODEL and slow:
+        yield (
+            f"{stage.name} trains {', '.join(f'{part} at {lr:g}' for part, lr in slow.items())}: learning rates for "
+            f"billions of parameters, which change next to nothing in a model of {millions:.1f} million; vl3-tiny took "
+            "8e-4 (--decoder-lr, --projector-lr, --vision-lr; or a stage of vl3ref.training.stages.TINY)"
+        )
+    for kind in ("image", "video"):
+        before, now = getattr(processor.config, f"{kind}_merge_size"), getattr(stage, f"{kind}_merge_size")
+        if before != now:
+            yield f"{stage.name} trains with {kind}_merge_size {now}, and saves it; the checkpoint came with {before}"
+    if not stage.prune and isinstance(model.pruner, nn.Module):
+        yield f"{stage.name} keeps every visual token: the model's own pruner does not run, and is saved as it is"

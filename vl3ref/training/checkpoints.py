@@ -1,0 +1,211 @@
+"""Checkpoints of a run: the model in its official layout, with the trainer's state beside it.
+
+    checkpoint-000500/   config.json, model.safetensors, ...    what `vl3ref ask --model` takes
+                         trainer.pt                             the optimiser's moments, and how far the run is
+
+A checkpoint is written under another name and takes its own in one step, so that one that can be seen is whole.
+"""
+
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from vl3ref import checkpoints as model_folders
+from vl3ref.checkpoints import Change, apply_change, load_model, load_processor
+from vl3ref.errors import TrainingError, VL3Error
+from vl3ref.inputs.processor import Processor
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.training.distributed import Processes
+
+NAME = re.compile(r"checkpoint-(\d{6,})")
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False)
+
+
+class ModelFiles(NamedTuple):
+    """How a model's parameters, by name, are written to a folder and read from it."""
+
+    write: Callable[[Mapping[str, Tensor], Path], Any]
+    read: Callable[[Path], Mapping[str, Tensor]]
+
+
+def model_files(model: VideoLLaMA3, processor: Processor, change: Change | None = None) -> ModelFiles:
+    """Whole checkpoints in the official layout, which `vl3ref.load` takes."""
+
+    def write(parameters: Mapping[str, Tensor], folder: Path) -> None:
+        whole = model
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):  # spread over processes
+            with torch.device("meta"):
+                whole = VideoLLaMA3(model.config)
+            if change is not None:
+                apply_change(whole, change)
+            whole.load_state_dict(parameters, assign=True)
+            whole.recommended_sampling = model.recommended_sampling
+        model_folders.save(whole, processor, folder)
+
+    def read(folder: Path) -> Mapping[str, Tensor]:
+        return load_model(folder, "cpu", "float32", change=change).state_dict()
+
+    return ModelFiles(write, read)
+
+
+def _write_plain(parameters: Mapping[str, Tensor], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in parameters.items()}, folder / "model.safetensors")
+
+
+PLAIN_FILES = ModelFiles(_write_plain, lambda folder: load_file(folder / "model.safetensors"))
+"""Parameters as they are, for what has no official layout."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Where a run is resumed from; None if it has not saved yet."""
+    return next(iter(reversed(checkpoints(folder))), None)
+
+
+def finish(folder: Path, dtype: str, change: Change | None = None) -> Path:
+    """The last checkpoint of a run without the trainer's state, in the model's own dtype: `folder / "final"`."""
+    checkpoint = latest_checkpoint(folder)
+    assert checkpoint is not None
+    model = load_model(checkpoint, "cpu", dtype, change=change)
+    return model_folders.save(model, load_processor(checkpoint), folder / "final")
+
+
+def rehearse(folder: Path, model: nn.Module, files: ModelFiles, processes: Processes) -> None:
+    """Write the model and read it back before the first step, so that no steps are lost because it cannot be saved.
+
+    Raises:
+        TrainingError: it cannot, or what was written is not what is read; or the disk has no room for a checkpoint.
+    """
+    parameters: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
+    if processes.first:
+        trial = folder / ".trial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # AdamW's two moments lie beside the weights; all are float32.
+            needed = sum(4 * x.numel() * (3 if x.requires_grad else 1) for x in model.parameters())
+            if (free := shutil.disk_usage(folder).free) < needed:
+                raise TrainingError(f"a checkpoint takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} are free")
+            files.write(parameters, trial)
+            found = files.read(trial)
+            _check_fit(found, model)
+            for name, tensor in found.items():
+                if not torch.equal(tensor.nan_to_num(), parameters[name].nan_to_num()):
+                    raise TrainingError(f"{name} comes back with other numbers")
+        except (VL3Error, RuntimeError) as error:
+            raise TrainingError(
+                f"{folder}: this run's checkpoints could not be saved and loaded again: {error}\nA model whose parts "
+                "were swapped needs the function that swaps them: --change file.py:function, or change="
+            ) from None
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+    processes.wait()
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+    files: ModelFiles,
+    keep: int,
+    processes: Processes,
+) -> None:
+    """Write the checkpoint of `state["step"]`, and remove all but the newest `keep`.
+
+    All processes call it, and all give their share.
+    """
+    parameters: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
+    moments = get_optimizer_state_dict(model, optimiser, options=WHOLE)
+    if processes.first:
+        target = folder / f"checkpoint-{state['step']:06}"
+        staging = folder / f".{target.name}"
+        for leftover in folder.glob(".*checkpoint-*"):  # of runs that were killed while they wrote or removed one
+            shutil.rmtree(leftover, ignore_errors=True)
+        _remove(target)
+        files.write(parameters, staging)
+        torch.save({**state, "optimiser": moments}, staging / "trainer.pt")
+        os.rename(staging, target)
+        for old in checkpoints(folder)[:-keep]:
+            _remove(old)
+    processes.wait()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take its name away first: what can be seen is whole."""
+    if checkpoint.exists():
+        hidden = checkpoint.with_name(f".old-{checkpoint.name}")
+        os.rename(checkpoint, hidden)
+        shutil.rmtree(hidden)
+
+
+def restore(
+    checkpoint: Path,
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    files: ModelFiles,
+) -> dict[str, Any]:
+    """Put a checkpoint's parameters and moments in place. Returns the rest of the state that was saved.
+
+    The optimiser's settings (learning rates, weight decay) stay what they are: a run may be resumed with lower ones.
+
+    Args:
+        state: of this run; its title and order have to be those of the run that wrote the checkpoint.
+
+    Raises:
+        TrainingError: the checkpoint is of another model, of a run of another title or with other batches, or damaged.
+    """
+    settings = [{name: x for name, x in group.items() if name != "params"} for group in optimiser.param_groups]
+    try:
+        saved = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+        if saved["title"] != state["title"]:
+            raise ValueError(f"it is of {saved['title']}, not of {state['title']}")
+        for name in sorted(saved["order"].keys() & state["order"].keys()):
+            if (before := saved["order"][name]) != (now := state["order"][name]):
+                raise ValueError(f"its {name.replace('_', ' ')} is {before}, this run's {now}")
+        parameters: dict[str, Any] = dict(files.read(checkpoint))
+        _check_fit(parameters, model)
+        set_model_state_dict(model, parameters, options=SPREAD)
+        set_optimizer_state_dict(model, optimiser, saved.pop("optimiser"), options=SPREAD)
+    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"{checkpoint} does not fit this run ({str(error).splitlines()[0]}); give the options it was started "
+            "with, --change among them, or another folder"
+        ) from None
+    for group, own in zip(optimiser.param_groups, settings, strict=True):
+        group.update(own)
+    return dict(saved)
+
+
+def _check_fit(parameters: Mapping[str, Tensor], model: nn.Module) -> None:
+    """torch's own check passes over what is missing: it fills in what the model holds."""
+    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    given = {name: tuple(x.shape) for name, x in parameters.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(f"{name} is {given.get(name, 'missing')}, the model's {wanted.get(name, 'missing')}")
