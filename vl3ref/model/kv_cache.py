@@ -8,8 +8,8 @@ read by every layer:
     append    any number of new tokens     each conversation's new tokens attend to all of its own
     decode    one new token each           one batched call; a mask hides what shorter conversations have not filled
 
-A token's slot in the cache and its rotary position are two things. They are equal by default; a scheme with several axes
-(M-RoPE) gives positions of its own.
+A token's slot in the cache and its rotary position are two things: equal by default, apart where the model has a position
+scheme of its own (`VideoLLaMA3.positions`).
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vl3ref.config import LanguageConfig
-from vl3ref.model.kernels import has_flash, sdpa
-from vl3ref.model.rope import Rotation
-
-APPEND_CHUNK = 512
-"""Queries of an appended turn that attend together under a mask of (512, keys)."""
+from vl3ref.model.kernels import sdpa_last
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,17 @@ class Step:
         kind: see the module's docstring.
         lengths: new tokens of each conversation.
         positions: rotary position of each new token, (tokens,) or (tokens, axes).
-        past: tokens that each conversation has in the cache already; empty if only the device knows.
-        slots: (decode) where each conversation's token is stored; None for one conversation, whose `past` says it.
-        keys: (decode) how many of the cached keys attention reads.
-        mask: (decode) added to the scores of these keys: 0, or -inf where nothing is stored. None hides nothing.
+        past: tokens that each conversation has already; empty if only the device knows.
+        slots: (decode) conversation and slot of each new token; None for one conversation, whose `past` says it.
+        keys, mask: (decode) how many of the cached keys attention reads, and what is added to their scores: 0, or -inf
+            where nothing is stored. None hides nothing.
     """
 
     kind: Literal["prefill", "append", "decode"]
     lengths: Sequence[int]
     positions: Int[Tensor, "tokens *axes"]
     past: Sequence[int] = ()
-    slots: Int[Tensor, " conversations"] | None = None
+    slots: tuple[Tensor, Tensor] | None = None
     keys: int = 0
     mask: Float[Tensor, "conversations keys"] | None = None
 
@@ -59,34 +55,23 @@ def count_positions(lengths: Sequence[int], starts: Sequence[int], device: torch
 
 
 class KVCache:
-    """Keys and values of all layers. `LanguageModel.new_cache` makes one.
-
+    """
     Args:
-        rotary: the decoder's; decoding looks rotations up in a table instead of computing them for every token.
         capacity: tokens reserved for each conversation; `reserve` adds more.
 
     Attributes:
         lengths: tokens that each conversation holds.
-        next_positions: rotary position of each conversation's next token.
+        offsets: rotary position of each conversation's next token, less its slot.
     """
 
     def __init__(
-        self,
-        config: LanguageConfig,
-        rotary: nn.Module,
-        conversations: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, config: LanguageConfig, conversations: int, capacity: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         shape = (conversations, config.num_key_value_heads, capacity, config.head_dim)
-        self.rotary = rotary
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.values = [torch.zeros_like(x) for x in self.keys]
         self.lengths = [0] * conversations
-        self.next_positions = [0] * conversations
-        self.rows = torch.arange(conversations, device=device)
-        self._tabulate()
+        self.offsets = [0] * conversations
 
     @property
     def capacity(self) -> int:
@@ -96,6 +81,11 @@ class KVCache:
     def device(self) -> torch.device:
         return self.keys[0].device
 
+    @property
+    def next_positions(self) -> list[int]:
+        """Rotary position of each conversation's next token."""
+        return [held + offset for held, offset in zip(self.lengths, self.offsets, strict=True)]
+
     def step(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> Step:
         """Plan for so many new tokens of each conversation.
 
@@ -104,28 +94,26 @@ class KVCache:
         """
         past = list(self.lengths)
         if any(past) and positions is None and all(n == 1 for n in lengths):
-            slots = positions = torch.tensor(past, device=self.device)
-            if self.next_positions != past:
-                positions = torch.tensor(self.next_positions, device=self.device)
+            slots = torch.tensor(past, device=self.device)
+            positions = slots + torch.tensor(self.offsets, device=self.device) if any(self.offsets) else slots
             keys = max(past) + 1
             mask = self._mask(slots, keys) if min(past) + 1 < keys else None
-            return Step("decode", lengths, positions, past, slots if len(past) > 1 else None, keys, mask)
+            rows = torch.arange(len(past), device=self.device)
+            return Step("decode", lengths, positions, past, (rows, slots) if len(past) > 1 else None, keys, mask)
+        starts = self.next_positions
         if positions is None:
-            positions = count_positions(lengths, self.next_positions, self.device)
+            positions = count_positions(lengths, starts, self.device)
         elif any(past):
-            starts = torch.tensor(self.next_positions).repeat_interleave(torch.tensor(lengths)).to(self.device)
-            positions = positions + starts.view(-1, *[1] * (positions.ndim - 1))
+            parts = zip(positions.split(list(lengths)), starts, strict=True)
+            positions = torch.cat([part + start for part, start in parts])
         return Step("append" if any(past) else "prefill", lengths, positions, past)
 
     def static_step(self, slots: Int[Tensor, " conversations"], positions: Int[Tensor, " conversations"]) -> Step:
         """Plan for one new token each, at places that only the device knows, as in a CUDA graph: every shape stays the
         same from token to token, so attention reads the whole capacity under a mask."""
+        rows = torch.arange(len(slots), device=self.device)
         mask = self._mask(slots, self.capacity)
-        return Step("decode", [1] * len(slots), positions, (), slots, self.capacity, mask)
-
-    def rotation(self, step: Step) -> Rotation:
-        """cos and sin of a decode step's positions."""
-        return Rotation(self._table.cos[step.positions], self._table.sin[step.positions])
+        return Step("decode", [1] * len(slots), positions, (), (rows, slots), self.capacity, mask)
 
     def write(
         self,
@@ -137,7 +125,7 @@ class KVCache:
         """Store the new tokens of one layer; `advance` counts them once all layers have."""
         for cached, new in ((self.keys[layer], k), (self.values[layer], v)):
             if step.slots is not None:
-                cached[self.rows, :, step.slots] = new
+                cached[step.slots[0], :, step.slots[1]] = new
             elif step.kind == "decode":
                 cached[0, :, step.past[0]] = new[0]
             else:
@@ -155,24 +143,16 @@ class KVCache:
             total = step.past[row] + len(new)
             if len(new):
                 k, v = keys[row : row + 1, :, :total], values[row : row + 1, :, :total]
-                out = _attend_last(rearrange(new, "n h d -> 1 h n d"), k, v)
+                out = sdpa_last(rearrange(new, "n h d -> 1 h n d"), k, v)
                 outputs.append(rearrange(out, "1 h n d -> n h d"))
         return torch.cat(outputs)
 
     def advance(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> None:
-        """Count new tokens. `positions`: those of a step that were not 0, 1, 2, ...; the next one follows the largest."""
+        """Count new tokens. After `positions` that are not 0, 1, 2, ..., the next one follows the largest."""
         self.lengths = [held + new for held, new in zip(self.lengths, lengths, strict=True)]
-        if positions is None:
-            self.next_positions = [held + new for held, new in zip(self.next_positions, lengths, strict=True)]
-        else:
-            parts = zip(positions.cpu().split(list(lengths)), self.next_positions, strict=True)
-            self.next_positions = [int(part.max()) + 1 if len(part) else before for part, before in parts]
-            self._tabulate()
-
-    def truncate(self, length: int) -> None:
-        """Forget what one conversation holds beyond its first `length` tokens (text, whose positions go up by one)."""
-        self.next_positions = [self.next_positions[0] - (self.lengths[0] - length)]
-        self.lengths = [length]
+        if positions is not None:
+            following = [int(part.max()) + 1 for part in positions.cpu().split(list(lengths))]
+            self.offsets = [position - held for position, held in zip(following, self.lengths, strict=True)]
 
     def reserve(self, lengths: int | Sequence[int]) -> None:
         """Make room for so many more tokens of every conversation (or of each), keeping what is held."""
@@ -182,7 +162,6 @@ class KVCache:
             for tensors in (self.keys, self.values):
                 for layer, x in enumerate(tensors):
                     tensors[layer] = F.pad(x, (0, 0, 0, missing))
-            self._tabulate()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all conversations but these."""
@@ -190,14 +169,7 @@ class KVCache:
             for layer, x in enumerate(tensors):
                 tensors[layer] = x[list(rows)]
         self.lengths = [self.lengths[row] for row in rows]
-        self.next_positions = [self.next_positions[row] for row in rows]
-        self.rows = self.rows[: len(rows)]
-
-    def _tabulate(self) -> None:
-        """Rotations of every position that a token may still get: positions can run ahead of slots."""
-        ahead = max((p - n for p, n in zip(self.next_positions, self.lengths, strict=True)), default=0)
-        positions = torch.arange(self.capacity + max(ahead, 0), device=self.device)
-        self._table: Rotation = self.rotary(positions, self.keys[0].dtype)
+        self.offsets = [self.offsets[row] for row in rows]
 
     def _mask(self, slots: Int[Tensor, " conversations"], keys: int) -> Float[Tensor, "conversations keys"]:
         """Made once per step; torch would turn a mask of booleans into this one in every layer."""
@@ -212,21 +184,3 @@ def _attend_one_each(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
     q = q.view(rows, keys.shape[1], -1, head_dim)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=None if mask is None else mask[:, None, None])
     return out.reshape(rows, heads, head_dim)
-
-
-def _attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The last queries of a sequence attend to every key up to themselves: (1, heads, new, d) over (1, heads, all, d).
-    Without flash attention they go in chunks, so that no mask grows with both lengths."""
-    new, total = q.shape[2], k.shape[2]
-    if new == total:
-        return sdpa(q, k, v, causal=True)
-    if has_flash(q.device, q.dtype, q.shape[-1]):
-        from torch.nn.attention.bias import causal_lower_right  # takes as long to import as the rest of torch
-
-        return sdpa(q, k, v, causal_lower_right(new, total))
-    outputs, seen = [], total - new
-    for chunk in q.split(APPEND_CHUNK, dim=2):
-        before, seen = seen, seen + chunk.shape[2]
-        mask = torch.ones(chunk.shape[2], seen, dtype=torch.bool, device=q.device).tril(before)
-        outputs.append(sdpa(chunk, k[:, :, :seen], v[:, :, :seen], mask))
-    return torch.cat(outputs, dim=2)

@@ -94,10 +94,7 @@ class LanguageModel(nn.Module):
     ) -> Float[Tensor, "tokens dim"]:
         """All blocks and the last norm, for a step that is planned already."""
         x = x if x.is_floating_point() else self.embed_tokens(x)
-        if cache is not None and step.kind == "decode":
-            rotation = cache.rotation(step)
-        else:
-            rotation = self.rotary(step.positions, x.dtype)
+        rotation = self.rotary(step.positions, x.dtype)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rotation, step, cache, use_reentrant=False)
@@ -111,7 +108,7 @@ class LanguageModel(nn.Module):
     def new_cache(self, conversations: int, capacity: int = 0) -> KVCache:
         """An empty cache in the model's dtype and on its device."""
         like = self.embed_tokens.weight
-        return KVCache(self.config, self.rotary, conversations, capacity, like.dtype, like.device)
+        return KVCache(self.config, conversations, capacity, like.dtype, like.device)
 
     def generate(self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
         """Continue a text: `vl3ref.generation.generate`, which explains the options. The list has one entry."""

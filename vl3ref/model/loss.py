@@ -8,10 +8,27 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vl3ref.errors import InputError
 from vl3ref.model_inputs import IGNORE_INDEX
 
 LOSS_CHUNK = 1024
 """Tokens whose logits are held at once: 0.6 GB in float32 with Qwen's vocabulary."""
+
+
+def check_labels(labels: Tensor, tokens: int, vocab_size: int) -> None:
+    """
+    Raises:
+        InputError: labels are not one id, or -100, for each token.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise InputError("labels should be a 1-D int64 tensor")
+    if len(labels) != tokens:
+        raise InputError(f"{len(labels)} labels for {tokens} input_ids")
+    if int(labels.max()) >= vocab_size or bool(((labels < 0) & (labels != IGNORE_INDEX)).any()):
+        raise InputError(
+            f"labels should be {IGNORE_INDEX} or lie between 0 and {vocab_size - 1}; these run from "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )
 
 
 def has_target(labels: Int[Tensor, " tokens"], lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:

@@ -8,7 +8,7 @@ depends only on the distance between positions. Both towers pair number i with n
             each by            position * theta^(-2j / (head_dim/2))                      j < head_dim/4
 
 Angles are computed in float32 (bfloat16 cannot tell position 257 from 258), when they are needed: a buffer would be
-rounded by model.bfloat16(). Both classes are modules without parameters, so that `change=` can put others in their place.
+rounded by model.bfloat16().
 """
 
 from functools import lru_cache
@@ -30,26 +30,23 @@ class Rotation(NamedTuple):
 
 
 class TextRotary(nn.Module):
-    """Rotation of the decoder: integer positions (tokens,) -> cos and sin, rounded to the model's dtype as in Qwen2.
-
-    Long-context scaling (`config.rope_scaling`) changes the frequencies; see `rope_scaling.py`.
-    """
+    """Rotation of the decoder: positions (tokens,) -> cos and sin, rounded to the model's dtype as in Qwen2."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, positions: Int[Tensor, " tokens"], dtype: torch.dtype) -> Rotation:
-        config = self.config
+        config, factor = self.config, 1.0
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
-        if config.rope_scaling is None:
-            return rotation(positions[:, None].float() * frequencies, dtype)
-        frequencies = scale_frequencies(frequencies, config.rope_scaling, config.rope_theta)
-        return rotation(positions[:, None].float() * frequencies, dtype, attention_factor(config.rope_scaling))
+        if config.rope_scaling is not None:  # for contexts longer than those of pretraining
+            frequencies = scale_frequencies(frequencies, config.rope_scaling, config.rope_theta)
+            factor = attention_factor(config.rope_scaling)
+        return rotation(positions[:, None].float() * frequencies, dtype, factor)
 
 
 class ImageRotary(nn.Module):
-    """Rotation of the vision encoder: rows and columns (patches, 2) -> cos and sin, float32 whatever the model's dtype."""
+    """Rotation of the vision encoder: rows and columns (patches, 2) -> cos and sin, always float32."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -63,14 +60,16 @@ class ImageRotary(nn.Module):
 @lru_cache(maxsize=16)
 def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[Tensor, " pairs"]:
     """theta^(-2j/dim), computed on the CPU so that every device gets the same bits."""
-    with torch.inference_mode(False):  # kept, and used in training too
+    with torch.inference_mode(False):  # cached, and used in training too
         return (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim))).to(device)
 
 
 def rotation(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype, factor: float = 1.0) -> Rotation:
-    """cos and sin (times `factor`) of every pair's angle, for `rotate`."""
-    cos, sin = ((x * factor).to(dtype)[:, None] for x in (angles.cos(), angles.sin()))
-    return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+    """cos and sin of every pair's angle, for `rotate`. YaRN multiplies both by a factor."""
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    if factor != 1:
+        cos, sin = cos * factor, sin * factor
+    return Rotation(torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype))
 
 
 def rotate(x: Float[Tensor, "tokens heads head_dim"], rotation: Rotation) -> Float[Tensor, "tokens heads head_dim"]:

@@ -19,7 +19,7 @@ from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import LanguageModel, last_of_each
-from vl3ref.model.loss import has_target, next_token_loss
+from vl3ref.model.loss import check_labels, has_target, next_token_loss
 from vl3ref.model.projector import Projector
 from vl3ref.model.vision import VisionEncoder
 from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs
@@ -73,7 +73,7 @@ class VideoLLaMA3(nn.Module):
         if not isinstance(inputs, ModelInputs):
             raise InputError(f"the model takes ModelInputs, not a {type(inputs).__name__}; make them with a processor")
         if labels is not None:
-            _check_labels(labels, inputs, self.config.language.vocab_size)
+            check_labels(labels, len(inputs.input_ids), self.config.language.vocab_size)
         spliced = self.splice(inputs, pruner)
         hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, positions=spliced.positions)
         output = ModelOutput(torch.tensor(spliced.lengths), spliced.keep_mask)
@@ -180,16 +180,4 @@ def _check_visual(projected: Tensor, scores: Tensor, tokens: int, dim: int) -> N
         raise InputError(
             f"the projector made {tuple(projected.shape)} of {tokens} visual tokens; the decoder needs {dim} numbers "
             "for each"
-        )
-
-
-def _check_labels(labels: Tensor, inputs: ModelInputs, vocab_size: int) -> None:
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
-        raise InputError("labels should be a 1-D int64 tensor")
-    if len(labels) != len(inputs.input_ids):
-        raise InputError(f"{len(labels)} labels for {len(inputs.input_ids)} input_ids")
-    if int(labels.max()) >= vocab_size or bool(((labels < 0) & (labels != IGNORE_INDEX)).any()):
-        raise InputError(
-            f"labels should be {IGNORE_INDEX} or lie between 0 and {vocab_size - 1}; these run from "
-            f"{int(labels.min())} to {int(labels.max())}"
         )

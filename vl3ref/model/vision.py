@@ -119,7 +119,7 @@ def patch_positions(frame: Frame, device: torch.device) -> Int[Tensor, "patches 
     with torch.inference_mode(False):  # kept, and used in training too
         rows = repeat(torch.arange(height, device=device), "h -> h w", w=width)
         columns = repeat(torch.arange(width, device=device), "w -> h w", h=height)
-        return rearrange(torch.stack([rows, columns]), "axis (h m) (w n) -> (h w m n) axis", m=merge, n=merge)
+        return rearrange(torch.stack([rows, columns]), "yx (h m) (w n) -> (h w m n) yx", m=merge, n=merge)
 
 
 class TokenMerge(nn.Module):
