@@ -1,4 +1,4 @@
-"""vl3-tiny from nothing, with all phases cut short: what comes out, and that a run that was cut off loses nothing."""
+"""vl3-tiny from nothing, with all phases cut short: what comes out, and that an interrupted run loses nothing."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,17 +12,19 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 
 import vl3ref
+from vl3ref.config import ModelConfig
 from vl3ref.errors import TrainingError
 from vl3ref.inputs.tokenizer import Tokenizer
 from vl3ref.model.initialise import random_model
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import ModelInputs
 from vl3ref.tinyworld import TinyWorld, recipe
 from vl3ref.tinyworld.recipe import PHASES, SPECIAL_TOKENS, VOCABULARY, tiny_config, tiny_tokenizer, train_tiny
-from vl3ref.training.objectives import NextToken
+from vl3ref.training.checkpoints import checkpoints
 from vl3ref.training.run_log import read_log
-from vl3ref.training.run_state import checkpoints
-from vl3ref.training.siglip import PairLoss
+from vl3ref.training.trainer import Trainer
 
-SHORT = tuple(replace(phase, steps=2 + index % 2, batch=3) for index, phase in enumerate(PHASES))
+SHORT = tuple(replace(phase, steps=2 + index % 2, batch_size=3) for index, phase in enumerate(PHASES))
 PARTS = ("vision_encoder", "projector", "language_model")
 
 
@@ -31,11 +33,19 @@ def small_tokenizer() -> Backend:
     return tiny_tokenizer(samples=150)
 
 
+def small_config(backend: Backend) -> ModelConfig:
+    config = tiny_config(backend)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    language = replace(config.language, **small, num_key_value_heads=1, head_dim=16)
+    return replace(config, vision=replace(config.vision, **small), language=language)
+
+
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Training the tokenizer takes longer than all phases cut short."""
+    """Training vl3-tiny's tokenizer takes longer than all phases cut short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
+        patch.setattr(recipe, "tiny_config", small_config)
         yield
 
 
@@ -70,7 +80,7 @@ def test_the_tokenizer_is_always_the_same_and_writes_all_that_is_said() -> None:
     assert backend.get_vocab_size() <= VOCABULARY
     ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
     assert None not in ids and len(set(ids)) == len(SPECIAL_TOKENS) and max(ids) < VOCABULARY
-    world = TinyWorld(9, {"scene": 1.0, "clip": 1.0}, told={"clip": 1.0})
+    world = TinyWorld(9, {"scene": 1.0, "clip": 1.0}, as_text={"clip": 1.0})
     for text in [turn["value"] for i in range(20) for turn in world[i]["conversations"]] + ["Grüße, 你好 🙂\n\t"]:
         assert tokenizer.decode(tokenizer.encode(text)[0]) == text
     assert len(tokenizer.encode("What colour is the triangle?")[0]) < 12
@@ -80,16 +90,20 @@ def test_more_text_fills_the_vocabulary() -> None:
     assert small_tokenizer().get_vocab_size() < tiny_tokenizer(samples=600).get_vocab_size() <= VOCABULARY
 
 
+def test_the_model_has_five_million_parameters() -> None:
+    config = tiny_config(small_tokenizer())
+    with torch.device("meta"):
+        model = VideoLLaMA3(config)
+    assert config.dtype == "bfloat16" and 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
+
+
 def test_the_phases() -> None:
     names = [phase.name for phase in PHASES]
     assert names == ["text", "siglip", "stage-1", "stage-2", "stage-3", "stage-3-letters", "stage-4"]
-    reads, looks, one, *rest = (phase.stage.rates for phase in PHASES)
-    assert [part for part in PARTS if reads[part]] == ["language_model"]
-    assert [part for part in PARTS if looks[part]] == ["vision_encoder"]
-    assert [part for part in PARTS if one[part]] == ["vision_encoder", "projector"]
-    assert all(all(rates.values()) for rates in rest)
-    assert all(PHASES[0].told[kind] == 1.0 for kind in PHASES[0].mixture)  # who cannot see yet, is shown nothing
-    assert not PHASES[1].told and not PHASES[2].told
+    trained = [[part for part in PARTS if phase.stage.learning_rates[part]] for phase in PHASES]
+    assert trained == [["language_model"], ["vision_encoder"], ["vision_encoder", "projector"], *[list(PARTS)] * 4]
+    assert all(PHASES[0].as_text[kind] == 1.0 for kind in PHASES[0].mixture)  # the encoder cannot see yet
+    assert not PHASES[1].as_text and not PHASES[2].as_text
 
 
 # ---------------------------------------------------------------------------------------------------------------- a run
@@ -97,12 +111,10 @@ def test_the_phases() -> None:
 
 def test_what_comes_out_can_be_asked(run: Path) -> None:
     folder = run / "vl3-tiny"
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 20 * 2**20
     assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
     assert (folder / "tokenizer.json").exists() and not (folder / "trainer.pt").exists()
     model, processor = vl3ref.load(folder, "cpu")
-    assert model.config == replace(tiny_config(small_tokenizer()), dtype="bfloat16")
-    assert 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 8e6
+    assert model.config == small_config(small_tokenizer())
     assert vars(processor.config).items() >= recipe.PROCESSOR.items()
     assert processor.tokenizer.backend.to_str() == small_tokenizer().to_str()
     inputs = processor(TinyWorld(9, {"clip": 1.0}).conversation(0)[:1])
@@ -119,11 +131,11 @@ def test_every_phase_leaves_its_log_and_its_checkpoint(run: Path) -> None:
         if phase.name != "siglip":
             _, processor = vl3ref.load(newest(run, phase.name), "cpu")
             assert {tensor.dtype for tensor in weights(newest(run, phase.name)).values()} == {torch.float32}
-            assert processor.config.image_merge_size == phase.stage.image_merge
+            assert processor.config.image_merge_size == phase.stage.image_merge_size
 
 
 def test_each_phase_goes_on_from_the_one_before_and_changes_its_own_parts(run: Path) -> None:
-    start = random_model(tiny_config(small_tokenizer()), deviation=None).state_dict()
+    start = random_model(small_config(small_tokenizer()), deviation=None).state_dict()
 
     def changed(before: Any, after: Any) -> list[str]:
         return [
@@ -135,17 +147,16 @@ def test_each_phase_goes_on_from_the_one_before_and_changes_its_own_parts(run: P
 
     text, one = model_of("text"), model_of("stage-1")
     assert changed(start, text) == ["language_model"]
-    looked = {x: tensor for x, tensor in weights(newest(run, "siglip")).items() if x.startswith("vision_encoder")}
-    assert changed(text, looked) == ["vision_encoder"]
+    encoder = {x: tensor for x, tensor in weights(newest(run, "siglip")).items() if x.startswith("vision_encoder")}
+    assert changed(text, encoder) == ["vision_encoder"]
     assert changed(text, one) == ["vision_encoder", "projector"]
     tower = {x: tensor for x, tensor in weights(newest(run, "siglip")).items() if x.startswith("text_tower")}
     decoder = {x.replace("language_model", "text_tower"): tensor for x, tensor in text.items()}
-    learnt = [x for x in tower if not torch.equal(tower[x], decoder[x])]
-    assert len(learnt) > 0.9 * len(tower)  # it was a copy that learnt
+    assert sum(not torch.equal(tower[x], decoder[x]) for x in tower) > 0.9 * len(tower)  # a copy was trained
     assert all((tower[x] - decoder[x]).abs().max() < 0.02 for x in tower)
-    assert changed(looked, {x: one[x] for x in looked}) == ["vision_encoder"]
-    far, near = (sum((one[x] - y[x]).square().sum() for x in looked) for y in (text, looked))
-    assert near < far  # stage 1 went on from what had looked
+    assert changed(encoder, {x: one[x] for x in encoder}) == ["vision_encoder"]
+    far, near = (sum((one[x] - y[x]).square().sum() for x in encoder) for y in (text, encoder))
+    assert near < far  # stage 1 started from the encoder of the phase before
     before = one
     for phase in ("stage-2", "stage-3", "stage-4"):
         after = model_of(phase)
@@ -162,12 +173,8 @@ def test_a_run_is_not_written_over(run: Path) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(run / "vl3-tiny").items())
 
 
-def test_resuming_a_finished_run_does_nothing_more(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_more(*_: Any) -> None:
-        raise AssertionError("it trains again")
-
-    monkeypatch.setattr(NextToken, "loss", no_more)
-    monkeypatch.setattr(PairLoss, "loss", no_more)
+def test_resuming_a_finished_run_trains_no_more(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 0)
     first = tmp_path / "first"
     (run / "vl3-tiny").rename(first)
     assert same(train_tiny(run, SHORT, resume=True, workers=0), first)
@@ -177,35 +184,32 @@ class Interrupted(Exception):
     """In place of a power cut."""
 
 
-def test_a_run_that_is_cut_off_twice_ends_with_the_same_weights(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cut(objective: Any, after: int) -> None:
-        """Have an objective's loss fail after so many times."""
-        real, left = objective.loss, iter(range(after))
+def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let a run compute the gradients of so many steps, and interrupt it in the next."""
+    accumulate, left = Trainer._accumulate, iter(range(steps))
 
-        def loss(*arguments: Any) -> Any:
-            if next(left, None) is None:
-                raise Interrupted
-            return real(*arguments)
+    def counted(trainer: Trainer, *batch: Any) -> float:
+        if next(left, None) is None:
+            raise Interrupted
+        return accumulate(trainer, *batch)
 
-        monkeypatch.setattr(objective, "loss", loss)
+    patch.setattr(Trainer, "_accumulate", counted)
 
-    cut(PairLoss, 1)
-    with pytest.raises(Interrupted):
-        train_tiny(tmp_path, SHORT, workers=0)
+
+def test_a_run_that_is_interrupted_twice_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+    text, siglip, one, *_ = (phase.steps for phase in SHORT)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, text + 1)
+        train_tiny(tmp_path, SHORT[:4], workers=0)
     assert checkpoints(tmp_path / "text") and not checkpoints(tmp_path / "siglip")
-    monkeypatch.undo()
-    monkeypatch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
-    cut(NextToken, SHORT[2].steps + 1)  # in the second step of stage 2
-    with pytest.raises(Interrupted):
-        train_tiny(tmp_path, SHORT, resume=True, workers=0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, siglip + one + 1)
+        train_tiny(tmp_path, SHORT[:4], resume=True, workers=0)
     assert checkpoints(tmp_path / "stage-1") and not checkpoints(tmp_path / "stage-2")
     assert len(read_log(tmp_path / "stage-2" / "log.csv")) == 1
-    monkeypatch.undo()
-    monkeypatch.setattr(recipe, "tiny_tokenizer", small_tokenizer)
-    assert same(train_tiny(tmp_path, SHORT, resume=True, workers=0), run / "vl3-tiny")
-    for phase in SHORT:
+    train_tiny(tmp_path, SHORT[:4], resume=True, workers=0)
+    assert same(newest(tmp_path, "stage-2"), newest(run, "stage-2"))
+    for phase in SHORT[:4]:
         rows = [read_log(folder / phase.name / "log.csv") for folder in (run, tmp_path)]
         assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
 
@@ -214,3 +218,27 @@ def test_resuming_where_there_is_nothing_starts(quick: None, tmp_path: Path) -> 
     first = replace(SHORT[0], steps=1)
     assert train_tiny(tmp_path / "new", [first], resume=True, workers=0).is_dir()
     assert checkpoints(tmp_path / "new" / "text")
+
+
+class Scaled(torch.nn.Module):
+    """A pruner that learns: it keeps every token, and scales what the decoder reads of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: ModelInputs, features: torch.Tensor) -> torch.Tensor:
+        return self.scale.expand(len(features))
+
+
+def scale(model: VideoLLaMA3) -> None:
+    model.pruner = Scaled()
+
+
+def test_a_changed_model_is_trained_from_nothing(quick: None, tmp_path: Path) -> None:
+    phases = [SHORT[0], SHORT[4]]
+    folder = train_tiny(tmp_path, phases, workers=0, change=scale)
+    model, _ = vl3ref.load(folder, "cpu", change=scale)
+    trained, _ = vl3ref.load(newest(tmp_path, "stage-3"), "cpu", change=scale)
+    assert trained.pruner.scale.item() != 1
+    assert model.pruner.scale.item() == trained.pruner.scale.bfloat16().item()

@@ -1,4 +1,4 @@
-"""`vl3ref train` and `vl3ref eval`: options reach where they should, and what is wrong is one sentence."""
+"""`vl3ref train`: options reach where they should, and what is wrong is one sentence."""
 
 import json
 import re
@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from vl3ref.training.run_state import checkpoints
 
 import vl3ref
 from tests.helpers import ROOT
-from vl3ref.tinyworld import SKILLS, TinyWorld, recipe
-from vl3ref.tinyworld import examination as evaluation
-from vl3ref.tinyworld.examination import COLUMNS, Score
+from vl3ref.tinyworld import TinyWorld, recipe
 from vl3ref.tinyworld.samples import write
 from vl3ref.training import stage_run
 from vl3ref.training.distributed import own_device
 from vl3ref.training.run_log import read_log
-from vl3ref.training.run_state import checkpoints
 from vl3ref.training.stages import OFFICIAL_2B
 
 TINY = ROOT / "weights" / "vl3-tiny"
@@ -312,90 +310,7 @@ def test_the_recipe(vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------- vl3ref eval
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--questions", "0"], "--questions should be at least 1, not 0"),
-        (["--questions", "-2"], "--questions should be at least 1, not -2"),
-        (["--seed", "-1"], "--seed should be at least 0, not -1"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
-        (["--device", "abacus"], "device abacus cannot be used"),
-        (["--json", "nowhere/a.json"], "nowhere/a.json cannot be written"),
-        (["--markdown", "nowhere/a.md"], "nowhere/a.md cannot be written"),
-        (["--json", "."], ". cannot be written"),
-    ],
-)
-def test_what_eval_cannot_do_is_one_line(
-    arguments: list[str], said: str, vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluation, "examine", None)  # an hour later would be late
-    out, err = vl3ref_main("eval", "tinyworld", *arguments, rc=2)
-    lines = err.splitlines()
-    assert out == "" and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
-
-
-def test_an_unknown_world(vl3ref_main: Run) -> None:
-    assert "'mars' is not" in " ".join(vl3ref_main("eval", "mars", rc=2)[1].split())
-    assert "Missing argument" in vl3ref_main("eval", rc=2)[1]
-
-
-def test_eval(vl3ref_main: Run, tmp_path: Path) -> None:
-    json_file, markdown = tmp_path / "x.json", tmp_path / "y.md"
-    files = ("--json", json_file, "--markdown", markdown)
-    arguments = ("--questions", 2, "--no-controls", "--device", "cpu")
-    out, err = vl3ref_main("eval", "tinyworld", "--model", TINY, *arguments, *files)
-    numbers = json.loads(json_file.read_text())
-    assert list(numbers) == ["accuracy"] and set(numbers["accuracy"]) == {"all", *SKILLS}
-    scores = [numbers["accuracy"][skill] for skill in SKILLS]
-    assert all(score["asked"] == 2 and 0 <= score["right"] <= 2 and score["tokens"] >= 4 for score in scores)
-    assert numbers["accuracy"]["all"] == sum(score["right"] for score in scores) / (2 * len(SKILLS))
-    assert err == f"accuracy: {numbers['accuracy']['all']:.1%} of 2 questions a skill\n"
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.read_text().splitlines()]
-    assert rows[0] == ["skill", "accuracy"] and [row[0] for row in rows[2:]] == [*SKILLS, "all"]
-    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
-    assert shown == rows[2:]
-
-
-@pytest.fixture
-def examined(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would be asked; nothing is."""
-    noted: list[Any] = []
-
-    def examine(model: Any, processor: Any, skill: str, *settings: Any) -> Score:
-        noted.append((skill, *settings))
-        return Score(1, 3, 7.0)
-
-    monkeypatch.setattr(evaluation, "examine", examine)
-    return noted
-
-
-def test_controls(vl3ref_main: Run, examined: list[Any], tmp_path: Path) -> None:
-    vl3ref_main("eval", "tinyworld", "--questions", 3, "--seed", 8, "--device", "cpu", "--json", tmp_path / "x.json")
-    expected = [(skill, 3, column.change, column.diff_fp, 8) for column in COLUMNS.values() for skill in column.skills]
-    assert examined == expected
-    assert list(json.loads((tmp_path / "x.json").read_text())) == list(COLUMNS)
-
-
-def test_several_models_each_have_a_column(vl3ref_main: Run, examined: list[Any], tmp_path: Path) -> None:
-    """Also where their folders have the same name, as every run's `final` has."""
-    folders = [tmp_path / name / "final" for name in ("one", "two")]
-    for folder in folders:
-        folder.parent.mkdir()
-        folder.symlink_to(TINY)
-    models = [part for folder in folders for part in ("--model", folder)]
-    vl3ref_main("eval", "tinyworld", *models, "--device", "cpu", "--json", tmp_path / "x.json", "--questions", 3)
-    columns = list(json.loads((tmp_path / "x.json").read_text()))
-    assert len(columns) == len(COLUMNS) + 1  # controls for the first alone
-    assert len(examined) == sum(len(column.skills) for column in COLUMNS.values()) + len(SKILLS)
-    vl3ref_main("eval", "tinyworld", *models[:2], "--model", TINY, "--no-controls", "--json", tmp_path / "x.json")
-    assert list(json.loads((tmp_path / "x.json").read_text())) == ["final accuracy", "vl3-tiny accuracy"]
-
-
 def test_help(vl3ref_main: Run) -> None:
     out, _ = vl3ref_main("--help")
-    assert "train" in out and "eval" in out
-    for command in ("train", "eval"):
-        assert "--model" in vl3ref_main(command, "--help")[0]
+    assert "train" in out
+    assert "--model" in vl3ref_main("train", "--help")[0]

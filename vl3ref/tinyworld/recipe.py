@@ -1,11 +1,12 @@
-"""vl3-tiny from nothing: a tokenizer, a decoder that has read, an encoder that has looked, and the paper's four stages.
+"""vl3-tiny from nothing: `PHASES` is the recipe, `train_tiny` follows it.
 
-text     the decoder learns to answer about what it is told in words
-siglip   the encoder learns which text tells of which picture
-stage-1 ... stage-4, as in the paper, on the small world
+text      the decoder learns to answer questions about text that says what a picture shows
+siglip    the encoder learns which text belongs to which picture
+stage-1 ... stage-4, as in the paper, on the small world; stage 3 in two parts
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,140 @@ import torch
 from tokenizers import AddedToken, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from vl3ref.checkpoints import save
+from vl3ref.checkpoints.change import Change, apply_change
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.errors import TrainingError
-from vl3ref.inputs.chat import SYSTEM_PROMPT
 from vl3ref.inputs.processor import Processor
 from vl3ref.inputs.processor_config import ProcessorConfig
+from vl3ref.inputs.template import SYSTEM_PROMPT
 from vl3ref.inputs.tokenizer import Tokenizer, byte_level_bpe
 from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.tinyworld import MAKERS, PICTURES, TinyWorld
-from vl3ref.training.run_state import latest_checkpoint
-from vl3ref.training.siglip import PairBatches, PairLoss, SigLIP
-from vl3ref.training.stage_run import StateFiles, train_stage, write_checkpoint
+from vl3ref.tinyworld.samples import MAKERS, PICTURES, TinyWorld
+from vl3ref.training.checkpoints import PLAIN_FILES, latest_checkpoint
+from vl3ref.training.run import train_stage
+from vl3ref.training.siglip import PairBatches, SigLIP, pair_loss
 from vl3ref.training.stages import TINY, Stage, freeze
 from vl3ref.training.trainer import Plan, Trainer
+
+# ---------------------------------------------------------------------------------------------------------- the recipe
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the recipe.
+
+    Attributes:
+        stage: what is trained, and how fast.
+        mixture: relative frequency of each kind of picture, and of clips.
+        as_text: share of each kind that is given as text instead of pixels.
+        easy: share of the samples with few things in them.
+        steps: of `batch_size` samples each.
+    """
+
+    stage: Stage
+    mixture: Mapping[str, int | float]
+    as_text: Mapping[str, int | float]
+    easy: int | float
+    steps: int
+    batch_size: int = 32
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+
+TEXT = Stage("text", 8e-4, None, None, 2, 2, True, "the decoder learns to answer questions about text", added_lr=8e-4)
+SIGLIP = Stage("siglip", None, None, 1e-3, 2, 2, True, "the encoder learns which text belongs to which picture")
+LETTERS = replace(TINY[2], name="stage-3-letters", purpose="the same, with labels: letters take longest to learn")
+
+NONE: Mapping[str, int | float] = {}
+ALL = dict.fromkeys(MAKERS, 1.0)
+HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
+MORE_TO_READ = {"scene": 3, "sign": 3, "document": 3, "chart": 2, "clip": 4}
+WITH_LABELS = {"scene": 3, "sign": 4, "label": 4, "document": 3, "chart": 1, "clip": 8}
+WHAT_IS_HARD = {"scene": 5, "sign": 8, "document": 2, "chart": 1, "clip": 14}
+
+PHASES = (
+    Phase(TEXT, HALF_CLIPS, as_text=ALL, easy=0.6, steps=1000),
+    Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
+    Phase(TINY[0], PICTURES, as_text=NONE, easy=0.5, steps=600),
+    Phase(TINY[1], {**PICTURES, "clip": 3}, as_text={"clip": 1.0}, easy=0.3, steps=1800),
+    Phase(TINY[2], MORE_TO_READ, as_text={"clip": 0.1}, easy=0.3, steps=6000),
+    Phase(LETTERS, WITH_LABELS, as_text=NONE, easy=0.2, steps=5000),
+    Phase(TINY[3], WHAT_IS_HARD, as_text=NONE, easy=0.1, steps=3600),
+)
+"""About four hours on two CPU cores."""
+
+CPU = torch.device("cpu")
+
+
+def train_tiny(
+    folder: Path,
+    phases: Sequence[Phase] = PHASES,
+    resume: bool = False,
+    workers: int = 1,
+    device: torch.device = CPU,
+    change: Change | None = None,
+) -> Path:
+    """Train vl3-tiny from nothing.
+
+    Args:
+        folder: of the run; each phase has its own folder in it.
+        resume: continue a run that was interrupted, if the folder holds one.
+        workers: processes that prepare batches ahead.
+        device: where the model computes; on a GPU in bfloat16.
+        change: swaps parts of the model before it is trained; see `vl3ref.load`.
+
+    Returns:
+        The finished checkpoint, in bfloat16: `folder / "vl3-tiny"`.
+
+    Raises:
+        TrainingError: the folder holds a run already, and `resume` is False.
+    """
+    if not resume and any(latest_checkpoint(folder / phase.name) for phase in phases):
+        raise TrainingError(f"{folder} holds a run already; give --resume to continue it, or another folder")
+    tokenizer = Tokenizer(tiny_tokenizer())
+    config = tiny_config(tokenizer.backend)
+    processor = Processor(tokenizer, ProcessorConfig(config.image_token_id, config.video_token_id, **PROCESSOR))
+    model = random_model(config, deviation=None)
+    if change is not None:
+        apply_change(model, change)
+    model.to(device)
+    for seed, phase in enumerate(phases, start=1):
+        world = TinyWorld(seed, phase.mixture, as_text=phase.as_text, easy=phase.easy)
+        plan = Plan(
+            phase.steps,
+            batch_size=phase.batch_size,
+            shuffle=False,
+            workers=workers,
+            bfloat16=device.type == "cuda",
+            gradient_checkpointing=False,
+        )
+        # A phase that is done already only has its last checkpoint read.
+        if phase.stage is SIGLIP:
+            _train_siglip(model, processor, world, plan, folder / phase.name, seed)
+        else:
+            train_stage(model, processor, world, phase.stage, plan, folder / phase.name, change, resume=True)
+    return save(model.to("cpu", torch.bfloat16), processor, folder / "vl3-tiny")
+
+
+def _train_siglip(
+    model: VideoLLaMA3, processor: Processor, world: TinyWorld, plan: Plan, folder: Path, seed: int
+) -> None:
+    """Train the vision encoder against a copy of the decoder, which is thrown away."""
+    text_tower = deepcopy(model.language_model)
+    freeze(model, SIGLIP)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a resumed run starts from the same heads
+        pair = SigLIP(model.vision_encoder, text_tower.requires_grad_()).to(model.device)
+    batches = PairBatches(world.picture_and_text, processor, plan.batch_size)
+    groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": SIGLIP.vision_lr}]
+    Trainer(pair, pair_loss, batches, groups, plan, folder, PLAIN_FILES, title=SIGLIP.name).run(resume=True)
+
+
+# -------------------------------------------------------------------------------------------- the model before training
 
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"),
@@ -57,7 +178,7 @@ def tiny_config(backend: Backend) -> ModelConfig:
             num_hidden_layers=4,
             num_attention_heads=8,
             num_key_value_heads=4,
-            rope_theta=1e4,  # Qwen2.5's million leaves heads of 32 few pairs that turn within a short prompt
+            rope_theta=1e4,  # of Qwen2.5's million, heads of 32 leave few pairs that turn within a short prompt
             tie_word_embeddings=True,
             bos_token_id=ids["<|endoftext|>"],
             eos_token_ids=(ids["<|im_end|>"], ids["<|endoftext|>"]),
@@ -69,117 +190,16 @@ def tiny_config(backend: Backend) -> ModelConfig:
 
 
 def tiny_tokenizer(seed: int = 0, samples: int = 4000) -> Backend:
-    """All bytes, what merges in the small world's texts, and the special tokens."""
+    """Byte-level BPE trained on the small world's texts, with the special tokens."""
     backend = byte_level_bpe({}, [])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS) - 2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    world = TinyWorld(seed, HALF_CLIPS, as_text=EVERYTHING)
+    world = TinyWorld(seed, HALF_CLIPS, as_text=ALL)
     texts = (turn["value"] for index in range(samples) for turn in world[index]["conversations"])
     roles = "system\nuser\nassistant\nstream\n"
     backend.train_from_iterator([SYSTEM_PROMPT, roles, roles, *texts], trainer)
     backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return backend
-
-
-# -------------------------------------------------------------------------------------------------------------- phases
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the recipe.
-
-    Attributes:
-        stage: what is trained, and how fast.
-        mixture: how often each kind of picture, and clips, are seen, in comparison.
-        as_text: share of each kind that is given as text instead of pixels.
-        easy: share of the samples with few things in them.
-        steps: of `batch` samples each.
-    """
-
-    stage: Stage
-    mixture: Mapping[str, int | float]
-    as_text: Mapping[str, int | float]
-    easy: int | float
-    steps: int
-    batch: int = 32
-
-    @property
-    def name(self) -> str:
-        return self.stage.name
-
-
-CPU = torch.device("cpu")
-
-NOTHING: Mapping[str, int | float] = {}
-EVERYTHING = dict.fromkeys(MAKERS, 1.0)
-HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
-MORE_TO_READ = {"scene": 3, "sign": 3, "document": 3, "chart": 2, "clip": 4}
-WITH_LABELS = {"scene": 3, "sign": 4, "label": 4, "document": 3, "chart": 1, "clip": 8}
-WHAT_IS_HARD = {"scene": 5, "sign": 8, "document": 2, "chart": 1, "clip": 14}
-READS = Stage("text", 8e-4, None, None, 2, 2, True, "the decoder learns to answer about what it is told in words")
-LOOKS = Stage("siglip", None, None, 1e-3, 2, 2, True, "the encoder learns which text tells of which picture")
-LETTERS = replace(TINY[2], name="stage-3-letters", purpose="the same, with labels: letters are learnt last")
-
-PHASES = (
-    Phase(READS, HALF_CLIPS, EVERYTHING, 0.6, 1000),
-    Phase(LOOKS, HALF_CLIPS, NOTHING, 0.5, 400, batch=128),
-    Phase(TINY[0], PICTURES, NOTHING, 0.5, 600),
-    Phase(TINY[1], {**PICTURES, "clip": 3}, {"clip": 1.0}, 0.3, 1800),
-    Phase(TINY[2], MORE_TO_READ, {"clip": 0.1}, 0.3, 6000),
-    Phase(LETTERS, WITH_LABELS, NOTHING, 0.2, 5000),
-    Phase(TINY[3], WHAT_IS_HARD, NOTHING, 0.1, 3600),
-)
-"""On two CPU cores: about four hours."""
-
-
-def train_tiny(
-    folder: Path,
-    phases: Sequence[Phase] = PHASES,
-    resume: bool = False,
-    workers: int = 1,
-    device: torch.device = CPU,
-) -> Path:
-    """Train vl3-tiny from nothing.
-
-    Args:
-        folder: of the run; each phase has its own folder in it.
-        resume: go on where an earlier call with the same folder was cut off.
-        workers: processes that draw batches ahead.
-        device: where the model computes; on a GPU in bfloat16.
-
-    Returns:
-        The finished checkpoint, in bfloat16: `folder / "vl3-tiny"`.
-
-    Raises:
-        TrainingError: the folder holds a run already, and `resume` is False.
-    """
-    if not resume and any(latest_checkpoint(folder / phase.name) for phase in phases):
-        raise TrainingError(f"{folder} holds a run already; give --resume to go on with it, or another folder")
-    tokenizer = Tokenizer(tiny_tokenizer())
-    config = tiny_config(tokenizer.backend)
-    processor = Processor(tokenizer, ProcessorConfig(config.image_token_id, config.video_token_id, **PROCESSOR))
-    model = random_model(config, deviation=None).to(device)
-    for seed, phase in enumerate(phases, start=1):
-        _run_phase(model, processor, phase, seed, folder / phase.name, workers)
-    return write_checkpoint(model.to("cpu", torch.bfloat16), processor, folder / "vl3-tiny")
-
-
-def _run_phase(model: VideoLLaMA3, processor: Processor, phase: Phase, seed: int, folder: Path, workers: int) -> None:
-    """Train the model through one phase, or, where that is done already, read what came out."""
-    world = TinyWorld(seed, phase.mixture, as_text=phase.as_text, easy=phase.easy)
-    plan = Plan(phase.steps, workers=workers, bfloat16=model.device.type == "cuda")
-    if phase.stage is not LOOKS:
-        train_stage(model, processor, world, phase.stage, plan, folder, phase.batch, resume=True)
-        return
-    tower = random_model(model.config).language_model
-    tower.load_state_dict(model.language_model.state_dict())
-    freeze(model, phase.stage)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of its heads, which a run that goes on has to draw alike
-        pair = SigLIP(model.vision_encoder, tower).to(model.device)
-    groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": phase.stage.vision_rate}]
-    batches = PairBatches(world.picture_and_text, processor, phase.batch)
-    Trainer(pair, PairLoss(), batches, groups, plan, folder, StateFiles(), title=phase.name).run(resume=True)
