@@ -8,9 +8,8 @@ import pytest
 
 from tests.helpers import GOLDENS
 from vl3ref import ConfigError
-from vl3ref.config import PRESETS, VISION_ENCODER, preset
-from vl3ref.config_json import read_config, read_language_config, read_vision_config
-from vl3ref.config_to_json import to_json
+from vl3ref.checkpoints import hf, official, read_config, read_language_config, read_vision_config
+from vl3ref.config import PRESETS, VISION_ENCODER, LanguageConfig, RopeScaling, preset
 from vl3ref.model.videollama3 import VideoLLaMA3
 
 OFFICIAL = json.loads((GOLDENS / "configs" / "VideoLLaMA3-2B" / "config.json").read_text())
@@ -60,13 +59,12 @@ def test_both_layouts_of_the_same_model_agree() -> None:
     assert official.visual_token_ids == (250,) and hf.visual_token_ids == (250, 251)
 
 
-@pytest.mark.parametrize("layout", ["official", "hf"])
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_what_is_written_is_read_back(name: str, layout: str) -> None:
+def test_what_is_written_is_read_back(name: str) -> None:
     config = preset(name)
-    if layout == "hf":
-        config = replace(config, layout="hf", image_token_id=151655, video_token_id=151656)
-    assert read_config(to_json(config, layout, config.dtype)) == config
+    assert read_config(official.write_config(config, config.dtype)) == config
+    config = replace(config, layout="hf", image_token_id=151655, video_token_id=151656)
+    assert read_config(hf.write_config(config, config.dtype)) == config
 
 
 def test_transformers_4_writes_rope_theta_and_torch_dtype() -> None:
@@ -90,11 +88,17 @@ def test_keys_that_do_not_change_the_computation_are_let_through(extra: dict) ->
     ("base", "path", "value", "named"),
     [
         (OFFICIAL, "hidden_act", "gelu", "hidden_act 'gelu'"),
-        (OFFICIAL, "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_scaling of type 'yarn'"),
+        (OFFICIAL, "rope_scaling", {"type": "longrope", "factor": 4.0}, "rope_scaling of type 'longrope'"),
+        (OFFICIAL, "rope_scaling", {"type": "yarn"}, "rope_scaling has no factor"),
+        (OFFICIAL, "rope_scaling", {"type": "linear", "factor": 0.5}, "should be at least 1"),
+        (OFFICIAL, "rope_scaling", {"type": "yarn", "factor": 2, "mscale": 1.0}, "rope_scaling has mscale"),
+        (OFFICIAL, "rope_scaling", {"type": "yarn", "factor": 2, "truncate": False}, "truncate False"),
+        (OFFICIAL, "partial_rotary_factor", 0.5, "partial_rotary_factor 0.5"),
         (OFFICIAL, "use_sliding_window", True, "use_sliding_window True"),
         (OFFICIAL, "attention_dropout", 0.1, "attention_dropout 0.1"),
         (OFFICIAL, "mm_projector_type", "qformer", "mm_projector_type 'qformer'"),
-        (OFFICIAL, "head_dim", 64, "head_dim 64"),
+        (OFFICIAL, "head_dim", 0, "head_dim should be a whole number above 0"),
+        (OFFICIAL, "head_dim", 63, "head size 63 is odd"),
         (OFFICIAL, "torch_dtype", "int8", "dtype 'int8'"),
         (OFFICIAL, "hidden_size", 1537, "hidden_size 1537 is not a multiple"),
         (OFFICIAL, "num_key_value_heads", 5, "num_key_value_heads 5"),
@@ -117,7 +121,8 @@ def test_keys_that_do_not_change_the_computation_are_let_through(extra: dict) ->
         (OFFICIAL, "mm_projector_type", "mlp99999x_gelu", "mm_projector_type"),
         (OFFICIAL, "quantization_config", {"bits": 4}, "quantization_config"),
         (HF, "text_config.layer_types", 5, "layer_types 5"),
-        (HF, "text_config.rope_parameters.rope_type", "linear", "rope_parameters of type 'linear'"),
+        (HF, "text_config.rope_parameters.rope_type", "linear", "rope_parameters has no factor"),
+        (HF, "text_config.model_type", "gemma", "model_type 'gemma'"),
         (HF, "text_config.rope_parameters.factor", 2.0, "rope_parameters has factor"),
         (HF, "text_config.layer_types", ["full_attention", "sliding_attention"], "layer_types 'sliding_attention'"),
         (HF, "vision_config.rope_parameters.rope_type", "yarn", "rope_parameters of type 'yarn'"),
@@ -137,9 +142,9 @@ def test_projectors_of_other_depths_are_read_from_their_name() -> None:
 
 def test_layouts_refuse_what_they_cannot_say() -> None:
     with pytest.raises(ConfigError, match="two layers"):
-        to_json(replace(preset("2b"), projector_depth=3), "hf", "float32")
+        hf.write_config(replace(preset("2b"), projector_depth=3), "float32")
     with pytest.raises(ConfigError, match="one visual token id"):
-        to_json(replace(preset("2b"), video_token_id=7), "official", "float32")
+        official.write_config(replace(preset("2b"), video_token_id=7), "float32")
 
 
 def test_googles_siglip_config_gives_only_what_differs() -> None:
@@ -162,6 +167,60 @@ def test_googles_siglip_config_gives_only_what_differs() -> None:
 def test_a_plain_qwen2_config_is_a_decoder() -> None:
     raw = {key: OFFICIAL[key] for key in OFFICIAL if not key.startswith(("vision", "mm_", "image"))}
     assert read_language_config({**raw, "model_type": "qwen2"}) == preset("2b").language
+
+
+def test_qwen3_has_heads_of_128_unless_it_says_otherwise() -> None:
+    raw = {key: OFFICIAL[key] for key in OFFICIAL if not key.startswith(("vision", "mm_", "image"))}
+    qwen3 = read_language_config({**raw, "model_type": "qwen3"})
+    assert (qwen3.head_dim, qwen3.qk_norm, qwen3.qkv_bias) == (128, True, False)
+
+
+SCALINGS = [
+    RopeScaling("linear", 4.0),
+    RopeScaling("llama3", 8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64),
+    RopeScaling("yarn", 4.0, beta_fast=16.0, original_max_position_embeddings=64, attention_factor=1.2),
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_both_generations_of_transformers_keys_say_how_rotation_is_scaled(scaling: RopeScaling) -> None:
+    config = replace(preset("2b"), language=replace(preset("2b").language, rope_scaling=scaling))
+    written = hf.write_config(replace(config, image_token_id=151655, video_token_id=151656), "float32")
+    for keys in (("rope_theta", "rope_scaling"), ("rope_parameters",)):
+        text = {key: written["text_config"][key] for key in written["text_config"] if not key.startswith("rope")}
+        text |= {key: written["text_config"][key] for key in keys}
+        assert read_config({**written, "text_config": text}).language == config.language
+    assert read_config(official.write_config(config, "float32")).language == config.language
+
+
+def test_the_context_a_scaled_decoder_was_pretrained_on_defaults_to_its_own() -> None:
+    yarn = read_config(changed(OFFICIAL, "rope_scaling", {"type": "yarn", "factor": 2})).language.rope_scaling
+    assert yarn == RopeScaling("yarn", 2.0, original_max_position_embeddings=OFFICIAL["max_position_embeddings"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"qkv_bias": False, "output_bias": True}, "no decoder of qwen2, qwen3, llama has these biases"),
+        ({"qk_norm": True, "qkv_bias": False, "mlp_bias": True}, "no decoder of"),
+    ],
+)
+def test_a_decoder_that_no_model_type_describes_is_not_written(fields: dict, message: str) -> None:
+    language = LanguageConfig(64, 16, 24, 1, 2, 1, **fields)
+    with pytest.raises(ConfigError, match=message):
+        official.write_config(replace(preset("2b"), language=language, image_token_id=3, video_token_id=3), "float32")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("prunes", [True, False, None])
+def test_hfs_video_processor_says_whether_tokens_are_pruned(tmp_path: Path, nested: bool, prunes: bool | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HF))
+    video = {} if prunes is None else {"use_token_compression": prunes}
+    content = {"video_processor": video} if nested else video
+    (tmp_path / ("processor_config.json" if nested else "video_preprocessor_config.json")).write_text(
+        json.dumps(content)
+    )
+    assert read_config(tmp_path).use_token_compression is (prunes is not False)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as JSON"), ("[1]", "should hold a JSON object")])
