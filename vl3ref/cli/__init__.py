@@ -1,25 +1,24 @@
 """The command line: `vl3ref ask clip.mp4 "What happens?"`.
 
-An answer alone goes to stdout, as it is generated; progress, notes, warnings and errors go to stderr, a line each. What
-is wrong with the input is one line and exit code 2, never a traceback.
+Only the answer goes to stdout, as it is generated; progress, notes, warnings and errors go to stderr, a line each.
+Wrong input ends with one line and exit code 2, never a traceback.
 
-    options.py  what several commands share      talk.py  ask, chat      files.py  inspect, download, convert
-    parity.py   parity                            bench.py   bench          train.py   train
-    eval.py     eval
+    options.py       what several commands share       conversation.py  ask, chat
+    files.py         inspect, download, convert        parity.py, train.py, eval.py
 """
 
+import io
 import sys
 import warnings
 from typing import Annotated
 
 import typer
 
-from vl3ref.cli.bench import bench
+from vl3ref.cli.conversation import ask, chat
 from vl3ref.cli.eval import evaluate
 from vl3ref.cli.files import convert, download, inspect
-from vl3ref.cli.options import note, show_warning
+from vl3ref.cli.options import note, say, show_warning
 from vl3ref.cli.parity import parity
-from vl3ref.cli.talk import ask, chat
 from vl3ref.cli.train import train
 from vl3ref.errors import VL3Error
 
@@ -27,7 +26,7 @@ LESS = "a smaller --visual-tokens or fewer --max-frames; in training, a smaller 
 """What needs less memory."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (ask, chat, inspect, download, convert, parity, bench, train):
+for command in (ask, chat, inspect, download, convert, parity, train):
     app.command()(command)
 app.command("eval")(evaluate)
 
@@ -38,8 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: default: the process's.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the answer
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that cannot be read or shown must not end the answer
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
@@ -63,7 +63,7 @@ def _print_version(wanted: bool) -> bool:
     if wanted:
         from vl3ref import __version__
 
-        typer.echo(f"vl3ref {__version__}")
+        say(f"vl3ref {__version__}")
         raise typer.Exit
     return wanted
 

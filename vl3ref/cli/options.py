@@ -1,120 +1,190 @@
-"""Options that several commands share, and what they turn into."""
+"""What several commands share: their options, and how they print.
 
-from pathlib import Path
+Options that go together are the fields of a dataclass, whose methods say what they mean; `with_options` gives them to a
+command.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
 from vl3ref.errors import InputError
 
 if TYPE_CHECKING:
-    from vl3ref.generation import Sampling
     from vl3ref.inputs.processor import Processor
+    from vl3ref.model.diff_fp import Pruner
     from vl3ref.model.videollama3 import VideoLLaMA3
+
+TOY = (
+    "note: vl3-tiny, the model in the box, knows a synthetic world of shapes, signs, charts and forms, and nothing else"
+)
+
+# ----------------------------------------------------------------------------------------------------------- printing
 
 stderr = Console(stderr=True)
 
-TOY = "note: vl3-tiny, the model in the box, knows a drawn world of shapes, signs, charts and forms, and nothing else"
+CONTROL_CHARACTERS = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0)) if chr(n) not in "\n\t"}
+"""Spelled out on a terminal, which would obey them: move its cursor, say, or change its window's title."""
+
+
+def say(text: str, end: str = "\n", err: bool = False) -> None:
+    """Print to stdout or stderr. Files and pipes get the text as it is."""
+    stream = sys.stderr if err else sys.stdout
+    print(text.translate(CONTROL_CHARACTERS) if stream.isatty() else text, end=end, file=stream, flush=True)
 
 
 def note(line: str) -> None:
     """One line on stderr."""
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """In place of `warnings.showwarning`, which names a line of code."""
+    """Replaces `warnings.showwarning`, which prints a line of code as well."""
     note("warning: " + " ".join(str(message).split()))
 
 
+def status(text: str) -> Status:
+    """A context within which a terminal shows what is being done. Brackets in the text are not markup."""
+    return stderr.status(Text(text.translate(CONTROL_CHARACTERS)))
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+
+
 def option(*names: str, help: str, panel: str = "Options", **settings: Any) -> Any:
+    """An option. Its name is the parameter's, unless others are given (as flags that have no --no- form need)."""
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **settings)
 
 
 SEES, ANSWERS, RUNS = "What the model sees", "How it answers", "Where it runs"
 
-ModelName = Annotated[str, option("--model", help="Checkpoint folder, 2b, 7b, or a hub name (default: vl3-tiny).")]
-
-Fps = Annotated[float | None, option("--fps", help="Frames taken per second of video.", panel=SEES)]
-MaxFrames = Annotated[int | None, option("--max-frames", help="Frames of a video at most.", panel=SEES)]
-Start = Annotated[float | None, option("--start", help="Second of the videos to begin at.", panel=SEES)]
-End = Annotated[float | None, option("--end", help="Second of the videos to stop at.", panel=SEES)]
-VisualTokens = Annotated[int | None, option("--visual-tokens", help="At most so many, before DiffFP.", panel=SEES)]
-Merge = Annotated[int | None, option("--merge", help="Patches along the side of a visual token.", panel=SEES)]
-NoPrune = Annotated[bool, option("--no-prune", help="Keep every visual token (no DiffFP).", panel=SEES)]
-
-System = Annotated[str | None, option("--system", help="System prompt in place of the usual one.", panel=ANSWERS)]
-MaxTokens = Annotated[int, option("--max-tokens", help="New tokens at most (default: 512).", panel=ANSWERS)]
-MinTokens = Annotated[int, option("--min-tokens", help="New tokens at least.", panel=ANSWERS)]
-Sample = Annotated[bool, option("--sample", help="Sample as the checkpoint recommends.", panel=ANSWERS)]
-Temperature = Annotated[float | None, option("--temperature", help="0 is greedy, the default.", panel=ANSWERS)]
-TopK = Annotated[int | None, option("--top-k", help="Draw among the k likeliest.", panel=ANSWERS)]
-TopP = Annotated[float | None, option("--top-p", help="Draw among the likeliest, p together.", panel=ANSWERS)]
-Penalty = Annotated[float | None, option("--repetition-penalty", help="Above 1: repeat less.", panel=ANSWERS)]
-Seed = Annotated[int | None, option("--seed", help="Of the draws.", panel=ANSWERS)]
-
 Device = Annotated[str | None, option("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if any).", panel=RUNS)]
 Dtype = Annotated[str | None, option("--dtype", help="float32, bfloat16 or float16.", panel=RUNS)]
+VisualTokens = Annotated[int | None, option("--visual-tokens", help="Most visual tokens, before pruning.", panel=SEES)]
 
 
-def processor_overrides(
-    fps: float | None, max_frames: int | None, visual_tokens: int | None, merge: int | None, no_prune: bool
-) -> dict[str, Any]:
-    """What was given, by the processor's names; the rest stays the checkpoint's."""
-    overrides = {
-        "fps": fps,
-        "max_frames": max_frames,
-        "max_tokens": visual_tokens,
-        "image_merge_size": merge,
-        "video_merge_size": merge,
-        "diff_fp": False if no_prune else None,
-    }
-    return {name: value for name, value in overrides.items() if value is not None}
+@dataclass(kw_only=True)
+class MediaOptions:
+    """How files become what the model sees."""
+
+    model: Annotated[str, option(help="Checkpoint folder, 2b, 7b, or a hub name (default: vl3-tiny).")] = "vl3-tiny"
+    fps: Annotated[float | None, option(help="Frames taken per second of video.", panel=SEES)] = None
+    max_frames: Annotated[int | None, option(help="Most frames of a video.", panel=SEES)] = None
+    start: Annotated[float | None, option(help="Second at which the videos begin.", panel=SEES)] = None
+    end: Annotated[float | None, option(help="Second at which the videos stop.", panel=SEES)] = None
+    visual_tokens: VisualTokens = None
+    merge: Annotated[int | None, option(help="Patches along the side of a visual token.", panel=SEES)] = None
+    no_prune: Annotated[bool, option("--no-prune", help="Keep every visual token (no DiffFP).", panel=SEES)] = False
+
+    def parts(self, files: list[str]) -> list[dict[str, Any]]:
+        """Files as parts of a message."""
+        from vl3ref.inputs.files import file_part
+
+        return [file_part(file, self.start, self.end) for file in files]
+
+    def check_times(self, parts: list[dict[str, Any]]) -> None:
+        """
+        Raises:
+            InputError: times were given, but no part is a video.
+        """
+        if (self.start is not None or self.end is not None) and not any(part["type"] == "video" for part in parts):
+            raise InputError("--start and --end are for videos, and none was given")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What was given, by the processor's names; the rest stays the checkpoint's."""
+        merges = {"image_merge_size": self.merge, "video_merge_size": self.merge}
+        given = {"fps": self.fps, "max_frames": self.max_frames, "max_tokens": self.visual_tokens, **merges}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def pruner(self) -> "Pruner | None":
+        """None for the model's own."""
+        from vl3ref.model.diff_fp import keep_all
+
+        return keep_all if self.no_prune else None
 
 
-def sampling_rule(model: "VideoLLaMA3", sample: bool, **given: Any) -> "Sampling":
-    """The checkpoint's recommended sampling, if asked for, with what was given in its place."""
-    from vl3ref.generation import Sampling
+@dataclass(kw_only=True)
+class AnswerOptions(MediaOptions):
+    """How the model answers, and where it runs."""
 
-    if sample and not model.recommended_sampling:
-        raise InputError("this checkpoint recommends no sampling; give --temperature instead of --sample")
-    recommended = model.recommended_sampling if sample else {}
-    rule = Sampling(**(recommended | {name: value for name, value in given.items() if value is not None}))
-    unused = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "seed") if given.get(name) is not None]
-    if unused and rule.temperature == 0:
-        note(f"note: greedy decoding does not use {', '.join(unused)}; give --temperature or --sample")
-    return rule
+    system: Annotated[str | None, option(help="System prompt (default: the model's).", panel=ANSWERS)] = None
+    max_tokens: Annotated[int, option(help="Most new tokens (default: 512).", panel=ANSWERS)] = 512
+    min_tokens: Annotated[int, option(help="Fewest new tokens.", panel=ANSWERS)] = 0
+    sample: Annotated[bool, option("--sample", help="Sample as the checkpoint recommends.", panel=ANSWERS)] = False
+    temperature: Annotated[float | None, option(help="0 is greedy, the default.", panel=ANSWERS)] = None
+    top_k: Annotated[int | None, option(help="Sample among the k likeliest tokens.", panel=ANSWERS)] = None
+    top_p: Annotated[float | None, option(help="Sample among the likeliest that sum to p.", panel=ANSWERS)] = None
+    repetition_penalty: Annotated[float | None, option(help="Above 1: repeat less.", panel=ANSWERS)] = None
+    seed: Annotated[int | None, option(help="Seed of the sampling.", panel=ANSWERS)] = None
+    device: Device = None
+    dtype: Dtype = None
+
+    def generation(self, model: "VideoLLaMA3") -> dict[str, Any]:
+        """Options of `vl3ref.generation.stream`: the recommended sampling, if asked for, and what was given.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        from vl3ref.sampling import Sampling
+
+        if self.sample and not model.recommended_sampling:
+            raise InputError("this checkpoint recommends no sampling; give --temperature instead of --sample")
+        names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        sampling = (model.recommended_sampling if self.sample else {}) | given
+        unused = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "seed") if name in given]
+        if unused and Sampling(**sampling).temperature == 0:
+            note(f"note: greedy decoding does not use {', '.join(unused)}; give --temperature or --sample")
+        lengths = {"max_new_tokens": self.max_tokens, "min_new_tokens": self.min_tokens}
+        return {**lengths, **sampling, "pruner": self.pruner}
 
 
-def message_parts(files: list[str], start: float | None, end: float | None) -> list[dict[str, Any]]:
-    """Files as a message's parts."""
-    from vl3ref.inputs.files import file_part
+def with_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the fields of a dataclass as command-line options; it takes the dataclass as `options`.
 
-    return [file_part(file, start, end) for file in files]
+    typer reads a command's options from its signature, so the command gets one that lists the fields.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [parameter for name, parameter in signature(command).parameters.items() if name != "options"]
+        shared = [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(options)
+        ]
+
+        def run(**given: Any) -> None:
+            chosen = options(**{field.name: given.pop(field.name) for field in fields(options)})
+            command(**given, options=chosen)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+        run.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
-def check_times(parts: list[dict[str, Any]], start: float | None, end: float | None) -> None:
-    if (start is not None or end is not None) and not any(part["type"] == "video" for part in parts):
-        raise InputError("--start and --end are for videos, and none was given")
-
-
-def find_model(name: str) -> Path:
-    """A checkpoint's folder, downloaded if need be; says what there is to say about it."""
-    from vl3ref.hub import TINY, find_checkpoint
-
-    folder = find_checkpoint(name)
-    if name == TINY:
-        note(TOY)
-    return folder
+# ------------------------------------------------------------------------------------------------------------ loading
 
 
 def load(name: str, device: str | None, dtype: str | None) -> tuple["VideoLLaMA3", "Processor"]:
+    """A checkpoint's model and processor, downloaded if need be."""
     import vl3ref
 
     check_device(device)
-    folder = find_model(name)
-    with stderr.status(f"loading {name}"):
+    folder = vl3ref.find_checkpoint(name)
+    if name == "vl3-tiny":
+        note(TOY)
+    with status(f"loading {name}"):
         return vl3ref.load(folder, device, dtype)
 
 

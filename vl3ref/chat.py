@@ -1,0 +1,113 @@
+"""A conversation that keeps its KV cache: each turn computes only its own tokens.
+
+    turn 1   <|im_start|>system ... <|im_start|>user ... <|im_start|>assistant     prefilled; the answer is decoded
+    turn 2   the answer's last token, <|im_end|>, newline                          closes the answer
+             <|im_start|>user ... <|im_start|>assistant                            prefilled; the answer is decoded
+
+Text is never merged with a special token or across one, so the turns add up to what the processor makes of the whole
+conversation. Two things differ: an answer stays as the model tokenised it, and the files of one turn share a budget of
+visual tokens, not those of the whole conversation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vl3ref.generation import stream
+from vl3ref.inputs.files import file_part
+from vl3ref.inputs.processor import Processor
+from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.model_inputs import ModelInputs
+
+
+class Chat:
+    """A conversation with a model.
+
+    An answer may be abandoned half-way: the next turn continues after what was given out. A turn that fails leaves the
+    conversation as it was.
+
+    Args:
+        model, processor: of the same checkpoint.
+        system: the system prompt; None for the default one.
+        options: of every answer, as `vl3ref.generation.stream` takes them (temperature, seed, pruner, step, ...), apart
+            from `cache`. max_new_tokens is 512 if not given; penalty_scope="prompt" counts the latest turn's prompt.
+
+    Attributes:
+        ids: every token so far as the processor counts them, before pruning.
+        answer_ids: tokens of the latest answer, the end-of-text id included when it came.
+    """
+
+    def __init__(self, model: VideoLLaMA3, processor: Processor, system: str | None = None, **options: Any) -> None:
+        self.model, self.processor, self.system = model, processor, system
+        self.options = {"max_new_tokens": 512} | options
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was said."""
+        self.cache = self.model.language_model.new_cache(1)
+        self.ids: list[int] = []
+        self.answer_ids: list[int] = []
+        self._held = self.cache.lengths, self.cache.offsets  # after the latest token; a turn that fails goes back to it
+        self._open = False  # whether the latest answer still has to be closed
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the latest answer stopped: "end" (the model ended it) or "length" (it was cut)."""
+        ends = self.options.get("end_token_ids")
+        ends = self.model.language_model.config.eos_token_ids if ends is None else ends
+        return "end" if self.answer_ids and self.answer_ids[-1] in ends else "length"
+
+    def ask(self, text: str, files: Sequence[str | Path | Mapping[str, Any]] = (), **overrides: Any) -> Iterator[str]:
+        """Ask something, and get the answer's text in pieces as it is generated.
+
+        Args:
+            text: the question.
+            files: images and videos to go before it: paths, or parts of a message as the processor takes them.
+            overrides: of the processor, for this turn (max_tokens, fps, max_frames, ...).
+
+        Raises:
+            InputError: at once, if a file cannot be read.
+        """
+        return self.answer(self.prepare(text, files, **overrides))
+
+    def prepare(self, text: str, files: Sequence[str | Path | Mapping[str, Any]] = (), **overrides: Any) -> ModelInputs:
+        """The inputs of the new turn alone: what `ask` makes of its arguments before the model sees them."""
+        parts = [file if isinstance(file, Mapping) else file_part(file) for file in files]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+        first = not self.ids
+        if first and self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return self.processor(messages, add_system_prompt=first, **overrides)
+
+    def answer(self, inputs: ModelInputs) -> Iterator[str]:
+        """The answer to a turn that `prepare` made, in pieces of text."""
+        return (piece for _, piece in self.processor.decode_stream(self._tokens(inputs)))
+
+    def _tokens(self, inputs: ModelInputs) -> Iterator[tuple[int, int]]:
+        self._close_answer()
+        for conversation, token in stream(self.model, inputs, cache=self.cache, **self.options):
+            if not self._open:  # the first token: the prompt is in the cache
+                self._open, self.answer_ids = True, []
+                self.ids += inputs.input_ids.tolist()
+            self.answer_ids.append(token)
+            self.ids.append(token)
+            self._held = self.cache.lengths, self.cache.offsets
+            yield conversation, token
+
+    @torch.inference_mode()
+    def _close_answer(self) -> None:
+        """Bring the cache to where the next turn begins: <|im_end|> and a newline after the latest answer.
+
+        The answer's last token is not in the cache yet. If it is an end-of-text token, <|im_end|> takes its place.
+        """
+        self.cache.lengths, self.cache.offsets = self._held
+        if not self._open:
+            return
+        decoder, tokenizer = self.model.language_model, self.processor.tokenizer
+        last = [token for token in self.answer_ids[-1:] if token not in decoder.config.eos_token_ids]
+        closing = [*last, tokenizer.special("<|im_end|>"), *tokenizer.encode("\n")[0]]
+        decoder.hidden(torch.tensor(closing, device=self.model.device), [len(closing)], self.cache)
+        self.ids[-1:] = closing
+        self._held, self._open = (self.cache.lengths, self.cache.offsets), False
