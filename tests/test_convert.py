@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -14,7 +15,8 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 import vl3ref
 from tests.helpers import GOLDENS, ROOT
 from vl3ref import CheckpointError
-from vl3ref.convert import HF_CHAT_TEMPLATE, convert
+from vl3ref.checkpoints import convert, read_config, save
+from vl3ref.checkpoints import hf as hf_layout
 
 CAT = ROOT / "docs" / "media" / "cat.jpg"
 CLIP = GOLDENS / "frames" / "v10_3s.mp4"
@@ -111,14 +113,14 @@ def test_the_settings_of_the_processors_say_the_same(hf: Path) -> None:
 
 @pytest.mark.parametrize("row", [row for row in PROMPTS if '"type": "video"' not in json.dumps(row)])
 def test_the_chat_template_renders_the_official_prompt(row: dict) -> None:
-    template = jinja2.Environment().from_string(HF_CHAT_TEMPLATE)
+    template = jinja2.Environment().from_string(hf_layout.CHAT_TEMPLATE)
     flags = {name: row[name] for name in ("add_system_prompt", "add_generation_prompt")}
     rendered = template.render(messages=row["conversation"], **flags)
     assert rendered.replace("<|image_pad|>", "<image>") == row["prompt"]
 
 
 def test_the_chat_template_leaves_a_videos_times_to_the_processor() -> None:
-    template = jinja2.Environment().from_string(HF_CHAT_TEMPLATE)
+    template = jinja2.Environment().from_string(hf_layout.CHAT_TEMPLATE)
     rendered = template.render(messages=user({"type": "video"}, QUESTION), add_system_prompt=False)
     assert rendered == "<|im_start|>user\n<|video_pad|>\nWhat is the picture about?<|im_end|>\n"
 
@@ -130,6 +132,24 @@ def test_a_tokenizer_without_the_layouts_tokens_gets_them(hf: Path, tmp_path: Pa
     official = convert(lacking, tmp_path / "official", "official")
     added = Backend.from_file(str(official / "tokenizer.json")).token_to_id("<image>")
     assert vl3ref.load(official, device="cpu")[0].config.visual_token_ids == (added,)
+
+
+def test_saving_leaves_the_model_and_the_processor_as_they_are(hf: Path, tmp_path: Path) -> None:
+    lacking = Path(shutil.copytree(hf, tmp_path / "hf"))
+    content = (lacking / "tokenizer.json").read_text().replace('"<image>"', '"<nothing>"')
+    (lacking / "tokenizer.json").write_text(content)
+    model, processor = vl3ref.load(lacking, device="cpu")
+    config, words = model.config, len(processor.tokenizer)
+    again, same = vl3ref.load(save(model, processor, tmp_path / "saved"), device="cpu")
+    assert (model.config, len(processor.tokenizer)) == (config, words)
+    assert again.config.layout == "official" and len(same.tokenizer) == words + 1
+
+
+def test_a_model_that_does_not_prune_says_so_in_both_layouts(tmp_path: Path) -> None:
+    model, processor = vl3ref.load("vl3-tiny", device="cpu")
+    model.config = replace(model.config, use_token_compression=False)
+    for layout in ("official", "hf"):
+        assert not read_config(save(model, processor, tmp_path / layout, layout)).use_token_compression
 
 
 def test_a_vocabulary_without_room_for_them_is_refused(hf: Path, tmp_path: Path) -> None:

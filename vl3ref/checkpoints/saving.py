@@ -122,7 +122,8 @@ def check_saveable(model: Saveable, layout: Layout = "official") -> None:
         elif isinstance(model, VideoLLaMA3) and our_name(file_name(name, layout)) != name:
             problems.append(f"{name} would be taken for {our_name(file_name(name, layout))}: give it another name")
     if isinstance(model, VideoLLaMA3):
-        module_of(layout).write_config(with_layout_ids(model.config, layout), "float32")
+        one_id = replace(model.config, video_token_id=model.config.image_token_id)  # `save` sets them by the layout
+        module_of(layout).write_config(one_id, "float32")
     else:
         make: Any = type(model)
         with torch.device("meta"):
