@@ -2,9 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-cuda lint docs clean
+# Two processes of one thread each: most tests are too small for torch to use a second core. A file's tests stay in one
+# process, which makes their fixtures once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-explore test-torch test-cuda lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -15,11 +19,23 @@ demo: $(VENV)/.installed
 	mkdir -p build
 	$(BIN)/vl3ref inspect docs/media/bunny.mp4 --out build/bunny.inspect.png
 
+# The same cases in every run.
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Hypothesis tests alone, with new cases in every run and twenty times as many.
+test-explore: $(VENV)/.installed-test
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "hypothesis and not slow"
+
+# Another torch, in an environment of its own: make test-torch TORCH=2.6.0
+test-torch: VENV = build/torch-$(TORCH)
+test-torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==$(TORCH) -e ".[test,plots]"
+	$(PYTEST)
 
 # With the torch that is there: the one that constraints.txt pins knows no GPU.
 test-cuda:
