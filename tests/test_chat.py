@@ -1,199 +1,192 @@
-"""The prompt is the official template's, and nothing in it can be forged."""
+"""Chat: the cache carries a conversation from turn to turn without changing what the model computes."""
 
-import json
-import unicodedata
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
 
-from tests.helpers import GOLDENS
-from tests.media import IMAGE_ID, qwen_processor, qwen_tokenizer
+import vl3ref
+from tests.helpers import ROOT
 from vl3ref.errors import InputError
-from vl3ref.inputs.chat import Piece, prompt_text, render
-from vl3ref.inputs.processor import encode_pieces
+from vl3ref.model.diff_fp import keep_all
+from vl3ref.model.language_model import LanguageModel
 
-PROMPTS = json.loads((GOLDENS / "prompts.json").read_text())
-
-
-def prompt_name(case: dict) -> str:
-    return f"{case['name']}-{case['add_system_prompt']:d}{case['add_generation_prompt']:d}"
-
-
-def test_there_are_sixty_prompts() -> None:
-    assert len({prompt_name(case) for case in PROMPTS}) == len(PROMPTS) == 60
+CAT = ROOT / "docs" / "media" / "cat.jpg"
+CLIP = ROOT / "tests" / "goldens" / "frames" / "v10_3s.mp4"
+SIX = {"max_new_tokens": 6, "min_new_tokens": 6, "repetition_penalty": 1.5}
+"""Answers are six tokens long, whatever the model would say."""
 
 
-@pytest.mark.parametrize("case", PROMPTS, ids=prompt_name)
-def test_text_and_ids_equal_the_official_ones(case: dict) -> None:
-    pieces = list(render(case["conversation"], case["add_system_prompt"], case["add_generation_prompt"]))
-    assert prompt_text(pieces) == case["prompt"]
-    frames = [(IMAGE_ID, 1)] * sum(piece.kind == "frame" for piece in pieces)
-    ids, _ = encode_pieces(pieces, qwen_tokenizer(), frames)
-    assert ids == case["input_ids"]
+@pytest.fixture(scope="module")
+def loaded():
+    return vl3ref.load("vl3-tiny", device="cpu")
 
 
-# ------------------------------------------------------------------------------------------------------------- forgery
-
-FORGERIES = ["<image>", "<|im_end|>", "<|im_start|>system\n", "<|stream_end|>", "<|stream_start|>", "<|endoftext|>"]
-texts = st.lists(
-    st.one_of(st.sampled_from([*FORGERIES, "\n", "assistant\n"]), st.text(st.characters(exclude_categories=["Cs"]))),
-    min_size=1,
-    max_size=6,
-).map("".join)
-parts = st.one_of(texts, texts.map(lambda text: {"type": "text", "text": text}))
-contents = st.one_of(texts, st.lists(parts, max_size=3))
-images = st.fixed_dictionaries({"type": st.just("image")}, optional={"timestamp": st.floats(0, 1e4)})
-videos = st.one_of(
-    st.fixed_dictionaries({"type": st.just("video"), "num_frames": st.integers(1, 5)}),
-    st.fixed_dictionaries(
-        {"type": st.just("video"), "timestamps": st.lists(st.floats(0, 1e4), min_size=1, max_size=5)}
-    ),
-)
-messages = st.one_of(
-    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": contents}),
-    st.fixed_dictionaries({"role": st.just("user"), "content": st.lists(st.one_of(parts, images, videos), max_size=4)}),
-    st.fixed_dictionaries({"role": st.just("stream"), "content": st.lists(images, min_size=1, max_size=1)}),
-)
-conversations = st.lists(messages, min_size=1, max_size=5)
+@pytest.fixture
+def chat(loaded):
+    return vl3ref.Chat(*loaded, **SIX)
 
 
-def split(ids: list[int], special: set[int]) -> list[int | str]:
-    """Special ids as they are, and the text between them."""
-    out: list[int | str] = []
-    run: list[int] = []
-    for token in [*ids, -1]:
-        if token in special or token == -1:
-            if run:
-                out.append(qwen_tokenizer().decode(run))
-            run = []
-            if token != -1:
-                out.append(token)
-        else:
-            run.append(token)
-    return out
+def say(chat, text, files=()):
+    return "".join(chat.ask(text, files, max_tokens=64))
 
 
-@given(conversations, st.booleans(), st.booleans())
-@settings(max_examples=100, deadline=None)
-def test_only_the_templates_own_tokens_are_special_and_all_text_decodes_to_itself(
-    conversation: list[dict], system: bool, generation: bool
-) -> None:
-    tokenizer = qwen_tokenizer()
-    pieces = list(render(conversation, system, generation))
-    frames = [(IMAGE_ID, 1)] * sum(piece.kind == "frame" for piece in pieces)
-    ids, labels = encode_pieces(pieces, tokenizer, frames)
-
-    expected: list[int | str] = []
-    for piece in pieces:
-        if piece.kind != "text":
-            expected.append(IMAGE_ID if piece.kind == "frame" else tokenizer.special(piece.text))
-        elif expected and isinstance(expected[-1], str):
-            expected[-1] += piece.text
-        elif piece.text:
-            expected.append(piece.text)
-    expected = [unicodedata.normalize("NFC", part) if isinstance(part, str) else part for part in expected]
-    special = {tokenizer.special(token.strip().removesuffix("system")) for token in FORGERIES}
-    assert split(ids, special) == expected
-
-    turns = sum(message["role"] != "stream" for message in conversation) + generation
-    turns += system and conversation[0]["role"] != "system"
-    assert ids.count(tokenizer.special("<|im_start|>")) == turns
-    assert ids.count(tokenizer.special("<|im_end|>")) == turns - generation
-    assert ids.count(IMAGE_ID) == len(frames)
-    assert len(labels) == len(ids)
-    assert all(label in (-100, token) for label, token in zip(labels, ids, strict=True))
+def from_scratch(chat, first_inputs, ids):
+    """Logits after the whole conversation, computed at once, and its greedy continuation."""
+    whole = replace(first_inputs, input_ids=torch.tensor(ids), lengths=torch.tensor([len(ids)]))
+    with torch.no_grad():
+        return chat.model(whole, logits_to_keep=1).logits[0], chat.model.generate(whole, **SIX)[0].tolist()
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant"])
-@pytest.mark.parametrize("text", FORGERIES)
-def test_text_that_looks_like_a_special_token_reaches_the_model_as_text(role: str, text: str) -> None:
-    inputs = qwen_processor()([{"role": role, "content": f"before {text} after"}], False, False)
-    inner = inputs.input_ids.tolist()[3:-2]
-    assert qwen_tokenizer().decode(inner) == f"before {text} after"
-    assert max(inner) < qwen_tokenizer().special("<|endoftext|>")
-    assert inputs.pixel_values is None
+@pytest.mark.parametrize("files", [[], [CLIP, CAT]], ids=["text", "both"])
+def test_second_turn_equals_the_whole_conversation(chat, files, monkeypatch):
+    first = chat.prepare("What is it?", files, max_tokens=64)
+    list(chat.answer(first))
+    assert len(chat.answer_ids) == 6
+    rows = []
+    original = LanguageModel.head
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "head", lambda self, x: rows.append(original(self, x)[-1]) or original(self, x))
+        list(chat.answer(chat.prepare("And why?")))
+    logits, ids = from_scratch(chat, first, chat.ids[: -len(chat.answer_ids)])
+    assert torch.allclose(rows[0], logits, atol=2e-5)
+    assert ids == chat.answer_ids
 
 
-# --------------------------------------------------------------------------------------------------------------- rules
-
-
-def test_the_default_system_prompt_gives_way_to_the_conversations_own() -> None:
-    text = prompt_text(render([{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]))
-    assert text.count("<|im_start|>system") == 1
-    assert "VideoLLaMA3" not in text
-
-
-def test_pieces_of_text_are_joined_before_they_are_encoded() -> None:
-    pieces = [Piece("text", "ban"), Piece("text", "anas")]
-    assert encode_pieces(pieces, qwen_tokenizer(), [])[0] == qwen_tokenizer().encode("bananas")[0]
-
-
-def test_a_video_without_times_lists_its_frames_alone() -> None:
-    text = prompt_text(render([{"role": "user", "content": [{"type": "video", "num_frames": 3}]}], False, False))
-    assert text == "<|im_start|>user\n<image>,<image>,<image>\n<|im_end|>\n"
-
-
-# -------------------------------------------------------------------------------------------------------------- errors
-
-
-def user(*content: Any) -> list[dict]:
-    return [{"role": "user", "content": list(content)}]
+def force_answer(monkeypatch, ids):
+    """The model says these ids. The cache is filled as always."""
+    wanted = iter(ids)
+    monkeypatch.setattr("vl3ref.sampling.Sampler.__call__", lambda self, logits: torch.tensor([next(wanted)]))
 
 
 @pytest.mark.parametrize(
-    ("conversation", "message"),
-    [
-        ([], "list of messages"),
-        ("Hello", "list of messages"),
-        (None, "list of messages"),
-        (5, "list of messages"),
-        ({"role": "user", "content": "Hi"}, "list of messages"),
-        ([5], "list of at least one message"),
-        (["Hello"], "list of at least one message"),
-        ([[]], "list of at least one message"),
-        ([{}], "message 0 should be a dict with role and content"),
-        ([{"role": "user"}], "message 0 should be a dict with role and content"),
-        ([{"role": "user", "content": "Hi"}, 5], "message 1 should be a dict"),
-        ([[{"role": "user", "content": "Hi"}], 5], "list of at least one message"),
-        ([{"role": "robot", "content": "Hi"}], "message 0 has role 'robot'"),
-        ([{"role": ["user"], "content": "Hi"}], "message 0 has role"),
-        ([{"role": "user", "content": None}], "message 0: content should be text or a list"),
-        ([{"role": "user", "content": 5}], "message 0: content should be text or a list"),
-        ([{"role": "user", "content": {"type": "text", "text": "Hi"}}], "message 0: content should be text or a list"),
-        ([{"role": "user", "content": b"Hi"}], "message 0 has a part of type 'int'"),
-        (user(5), "message 0 has a part of type 'int'"),
-        (user({}), "message 0 has a part of type None"),
-        (user({"type": "audio"}), "message 0 has a part of type 'audio'"),
-        (user({"type": ["text"]}), "message 0 has a part of type"),
-        (user({"type": "text"}), "message 0 has a text part without text"),
-        (user({"type": "text", "text": 5}), "message 0 has a text part without text"),
-        (user("a\ud800b"), "message 0 has text that is not Unicode"),
-        ([{"role": "user", "content": "a\ud800b"}], "message 0 has text that is not Unicode"),
-        (user({"type": "image"}), "names no image"),
-        (user({"type": "video"}), "names no video"),
-        (user({"type": "image", "image": {}}), "names no image"),
-        (user({"type": "video", "video": {"fps": 1}}), "names no video"),
-        (user({"type": "image", "image": "http://x/y.png"}), "is on the network"),
-        (user({"type": "image", "image": "no_such.png"}), r"no_such\.png does not exist"),
-        (user({"type": "video", "video": "no_such.mp4"}), r"no_such\.mp4 does not exist"),
-        (user({"type": "image", "image": 5}), "a picture should be"),
-        (user({"type": "video", "video": 5}), "a video should be"),
-        (user({"type": "image", "image": "x.png", "timestamp": "soon"}), "message 0: the timestamps"),
-        (user({"type": "image", "image": "x.png", "timestamp": float("nan")}), "message 0: the timestamps"),
-        (user({"type": "video", "video": "x.mp4", "timestamps": 5}), "message 0: the timestamps"),
-        (user({"type": "video", "video": "x.mp4", "timestamps": ["0"]}), "message 0: the timestamps"),
-        (user({"type": "video", "video": "x.mp4", "timestamps": [float("inf")]}), "message 0: the timestamps"),
-    ],
+    ("ending", "files", "system"),
+    [("<|im_end|>", [], None), ("<|endoftext|>", [CAT], "Be brief."), (None, [], "Be brief."), (None, [CAT], None)],
 )
-def test_a_malformed_conversation_is_refused_with_one_sentence(conversation: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        qwen_processor()(conversation)
-    assert "\n" not in str(caught.value)
+def test_ids_are_those_of_the_whole_conversation(loaded, monkeypatch, ending, files, system):
+    model, processor = loaded
+    answer = "A red square."
+    ids = processor.tokenizer.encode(answer)[0]
+    spoken = ids + ([] if ending is None else [processor.tokenizer.special(ending)])
+    chat = vl3ref.Chat(model, processor, system, max_new_tokens=len(spoken))
+    for turn, question in enumerate(["What is it?", "Why?", "\nEnd <|im_end|>"]):
+        force_answer(monkeypatch, spoken)
+        assert say(chat, question, files if turn == 0 else []) == answer
+        assert chat.answer_ids == spoken
+        assert chat.finish_reason == ("length" if ending is None else "end")
+
+    said = {"role": "assistant", "content": answer}
+    messages = [
+        {"role": "user", "content": [*({"type": "image", "image": str(file)} for file in files), "What is it?"]},
+        said,
+        {"role": "user", "content": "Why?"},
+        said,
+        {"role": "user", "content": "\nEnd <|im_end|>"},
+    ]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    whole = processor(messages, max_tokens=64).input_ids.tolist()
+    assert chat.ids[: -len(spoken)] == whole
 
 
-@pytest.mark.parametrize("video", [{}, {"num_frames": 0}, {"num_frames": "3"}, {"timestamps": []}])
-def test_a_video_that_was_not_sampled_cannot_be_rendered(video: dict) -> None:
-    with pytest.raises(InputError, match="needs timestamps, or num_frames"):
-        list(render(user({"type": "video", **video})))
+def test_an_end_of_ones_own_stays_in_the_conversation(loaded, monkeypatch):
+    model, processor = loaded
+    answer = processor.tokenizer.encode("Yes.")[0]
+    chat = vl3ref.Chat(model, processor, end_token_ids=answer[-1:])
+    force_answer(monkeypatch, answer)
+    assert say(chat, "Is it?") == "Yes." and chat.finish_reason == "end" and chat.answer_ids == answer
+    force_answer(monkeypatch, answer)
+    say(chat, "Really?")
+    assert "Yes.<|im_end|>" in processor.decode(chat.ids, skip_special_tokens=False)
+
+
+def test_a_turn_computes_its_own_tokens_alone(chat, monkeypatch):
+    say(chat, "What is it?", [CLIP])
+    computed = []
+    original = LanguageModel.hidden
+
+    def hidden(self, x, *args, **kwargs):
+        computed.append(len(x))
+        return original(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(LanguageModel, "hidden", hidden)
+    before, held = len(chat.ids), chat.cache.lengths[0]
+    inputs = chat.prepare("And why?")
+    list(chat.answer(inputs))
+    closing = 3  # the last token, <|im_end|>, newline
+    assert computed == [closing, len(inputs.input_ids)] + [1] * 5
+    assert len(chat.ids) == before - 1 + closing + len(inputs.input_ids) + 6
+    assert chat.cache.lengths[0] == held + sum(computed)
+
+
+def test_options_of_generation_reach_it(loaded):
+    kept = {}
+    for pruner in (None, keep_all):
+        chat = vl3ref.Chat(*loaded, pruner=pruner, **SIX)
+        inputs = chat.prepare("What is it?", [CLIP])
+        list(chat.answer(inputs))
+        kept[pruner] = chat.cache.lengths[0] - 5
+    assert kept[None] < kept[keep_all] == len(inputs.input_ids)
+    assert list(vl3ref.Chat(*loaded).options) == ["max_new_tokens"]
+    with pytest.raises(InputError, match="max_new_tokens should be"):
+        say(vl3ref.Chat(*loaded, max_new_tokens=0), "Hello")
+
+
+def test_abandoned_answer_continues_from_what_was_said(chat):
+    first = chat.prepare("What is it?")
+    tokens = chat._tokens(first)
+    next(tokens), next(tokens)
+    tokens.close()
+    list(chat.answer(chat.prepare("And why?")))
+    _, ids = from_scratch(chat, first, chat.ids[: -len(chat.answer_ids)])
+    assert ids == chat.answer_ids
+
+
+def every_other(inputs, kept):
+    """Positions 0, 2, 4, ... in each conversation: the next one is not the next slot of the cache."""
+    return torch.cat([2 * torch.arange(int(part.sum())) for part in kept.split(inputs.lengths.tolist())])
+
+
+@pytest.mark.parametrize("positions", [None, every_other])
+def test_interrupted_turn_leaves_the_conversation_as_it_was(loaded, monkeypatch, positions):
+    def interrupted(self, logits):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loaded[0], "positions", positions)
+    chat, expected = vl3ref.Chat(*loaded, **SIX), vl3ref.Chat(*loaded, **SIX)
+    for one in (chat, expected):
+        say(one, "What is it?")
+    with monkeypatch.context() as patch:
+        patch.setattr("vl3ref.sampling.Sampler.__call__", interrupted)  # the prompt is in the cache by then
+        with pytest.raises(KeyboardInterrupt):
+            say(chat, "Never heard")
+    for one in (chat, expected):
+        say(one, "And why?")
+    assert chat.ids == expected.ids
+    assert chat.cache.lengths == expected.cache.lengths and chat.cache.offsets == expected.cache.offsets
+    assert (chat.cache.offsets == [0]) == (positions is None)
+
+
+def test_unreadable_file_leaves_the_conversation_as_it_was(chat):
+    with pytest.raises(InputError, match="does not exist"):
+        chat.ask("What is it?", ["missing.png"])
+    assert chat.ids == []
+    inputs = chat.prepare("What is it?")
+    assert "You are VideoLLaMA3" in chat.processor.decode(inputs.input_ids)
+
+
+def test_reset_forgets(chat):
+    once = say(chat, "What is it?", [CAT]), list(chat.ids)
+    say(chat, "And why?")
+    chat.reset()
+    assert chat.ids == [] and chat.cache.lengths == [0]
+    assert (say(chat, "What is it?", [CAT]), chat.ids) == once
+
+
+def test_files_in_a_later_turn(chat):
+    say(chat, "Hello")
+    inputs = chat.prepare("What is it?", [CLIP])
+    assert inputs.modals == ["video"] and len(inputs.grid_sizes) == 1
+    list(chat.answer(inputs))
+    marks = sum(token == chat.model.config.video_token_id for token in chat.ids)
+    assert marks - chat.answer_ids.count(chat.model.config.video_token_id) == sum(inputs.tokens_per_visual()) > 0

@@ -8,9 +8,9 @@ import torch
 
 from tests.helpers import GOLDENS
 from tests.media import IMAGE_ID, noise, qwen_processor, qwen_tokenizer
-from vl3ref.inputs.chat import SYSTEM_PROMPT, render
 from vl3ref.inputs.processor import encode_pieces
-from vl3ref.model_inputs import IGNORED
+from vl3ref.inputs.template import SYSTEM_PROMPT, render
+from vl3ref.model_inputs import IGNORE_INDEX
 
 ROWS = json.loads((GOLDENS / "labels.json").read_text())
 
@@ -36,11 +36,11 @@ def learnt(conversation: list[dict], **options: bool) -> list[str]:
     """The stretches that are learnt, as text with special tokens."""
     inputs = qwen_processor()(conversation, add_generation_prompt=False, return_labels=True, **options)
     ids, labels = inputs.input_ids.tolist(), inputs.labels.tolist()
-    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
     stretches: list[list[int]] = []
-    for before, label in zip([IGNORED, *labels], labels, strict=False):
-        if label != IGNORED:
-            if before == IGNORED:
+    for before, label in zip([IGNORE_INDEX, *labels], labels, strict=False):
+        if label != IGNORE_INDEX:
+            if before == IGNORE_INDEX:
                 stretches.append([])
             stretches[-1].append(label)
     return [qwen_tokenizer().decode(stretch, skip_special_tokens=False) for stretch in stretches]
@@ -95,13 +95,13 @@ def test_the_default_system_prompt_stands_once_in_front() -> None:
 
 def test_the_opening_of_the_turn_to_come_is_not_learnt() -> None:
     inputs = qwen_processor()([{"role": "user", "content": "Hi"}], return_labels=True)
-    assert (inputs.labels == IGNORED).all()
+    assert (inputs.labels == IGNORE_INDEX).all()
 
 
 def test_visual_tokens_are_never_learnt_whoever_shows_them() -> None:
     image = {"type": "image", "image": noise(56, 56, 3)}
     inputs = qwen_processor()([{"role": "assistant", "content": [image, "A picture."]}], return_labels=True)
-    assert (inputs.labels[inputs.input_ids == IMAGE_ID] == IGNORED).all()
+    assert (inputs.labels[inputs.input_ids == IMAGE_ID] == IGNORE_INDEX).all()
     assert learnt([{"role": "assistant", "content": [image, "A picture."]}])[-1].endswith("A picture.<|im_end|>")
 
 

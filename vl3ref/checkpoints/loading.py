@@ -112,7 +112,7 @@ def load_processor(source: str | Path = TINY, config: ModelConfig | None = None)
     ids = {"image_token_id": model.image_token_id, "video_token_id": model.video_token_id}
     settings = module_of(model.layout).read_processor(folder)
     try:
-        wanted = ProcessorConfig(**ids, patch_size=model.vision.patch_size, **settings)
+        wanted = ProcessorConfig(**ids, patch_size=model.vision.patch_size).override(**settings)
     except InputError as error:
         raise ConfigError(f"the processor's files in {folder} say what cannot be: {error}") from None
     return Processor(Tokenizer.from_folder(folder), wanted)

@@ -1,12 +1,12 @@
-"""A file's name -> the part of a message that shows it: is it a picture or a video?"""
+"""A file's name -> the part of a message that shows it, as an image or as a video."""
 
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 from vl3ref.errors import InputError
-from vl3ref.inputs.images import load_image
-from vl3ref.inputs.videos import IMAGE_SUFFIXES, open_video
+from vl3ref.inputs.images import IMAGE_SUFFIXES, load_image
+from vl3ref.inputs.videos import open_video
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
@@ -15,11 +15,11 @@ VIDEO_SUFFIXES = (
 
 
 def file_part(path: str | Path, start_time: float | None = None, end_time: float | None = None) -> dict[str, Any]:
-    """A message's part that shows a file.
+    """The part of a message that shows a file.
 
     Args:
         path: a picture, a video, a GIF, or a folder of frames.
-        start_time, end_time: seconds, of a video; a picture has no time and leaves them out.
+        start_time, end_time: seconds, for a video; a picture has no time and leaves them out.
 
     Raises:
         InputError: the file does not exist, or is neither a picture nor a video.
@@ -31,7 +31,7 @@ def file_part(path: str | Path, start_time: float | None = None, end_time: float
 
 
 def kind_of(path: str | Path) -> Literal["image", "video"]:
-    """By the suffix; folders are videos, and a suffix that says nothing is settled by opening the file.
+    """What a file shows, by its suffix; folders are videos, and a file with an unknown suffix is opened to find out.
 
     Raises:
         InputError: the file does not exist, or is neither.

@@ -1,8 +1,8 @@
-"""Any-resolution Vision Tokenization (AVT): how large a picture becomes, and the order of its patches.
+"""Any-resolution Vision Tokenization (AVT): the size an image is resized to, and the order of its patches.
 
     choose a size (multiple of 14 * merge) -> resize -> scale to [-1, 1] -> cut into 14 x 14 patches, in merge blocks
 
-Sizes and pixels are those of the official processor bit for bit.
+Sizes and pixels are those of the official processor, bit for bit.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from vl3ref.inputs.images import RGB
@@ -20,7 +20,11 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 PIXEL_TABLE = ((np.arange(256) * (1 / 255)).astype(np.float32) - np.float32(0.5)) / np.float32(0.5)
-"""Normalised value of each grey level: scaled in float64, rounded, then mean 0.5 and deviation 0.5 in float32."""
+"""Normalised value of each grey level. As in the official processor, 1/255 multiplies in float64; mean and deviation,
+0.5 each, follow in float32."""
+
+PATCH_ORDER = "(h m1 p1) (w m2 p2) c -> (h w m1 m2) (c p1 p2)"
+"""The m1 x m2 patches of one visual token follow each other; within a patch: channel, row, column."""
 
 
 def target_sizes(
@@ -30,30 +34,30 @@ def target_sizes(
     min_tokens: int = 16,
     patch_size: int = 14,
 ) -> list[Size]:
-    """The size each picture or video of one conversation is resized to (official `image_processing_videollama3`).
+    """The size each image or video of one conversation is resized to (official `image_processing_videollama3.py`).
 
     Args:
-        originals: frames, height and width in pixels of each (a picture has one frame).
-        merge_sizes: of each.
-        max_tokens: budget of visual tokens of the whole conversation, before DiffFP.
-        min_tokens: of one frame; only where all merge sizes agree.
+        originals: frames, height and width in pixels of each; an image has one frame.
+        merge_sizes: patches along the side of one visual token, of each.
+        max_tokens: visual tokens that the whole conversation may have, before pruning.
+        min_tokens: visual tokens of a frame at least; only where all merge sizes are equal.
 
     Returns:
-        Height and width of each, multiples of patch_size * merge. Every frame gets at least one token, also where the
-        official rule rounds a small picture among large videos to nothing; that can pass the budget.
+        Height and width in pixels of each, multiples of patch_size * merge. Every frame gets at least one token, also
+        where the official rule rounds a small image among large videos down to nothing; that can exceed max_tokens.
     """
     units = [patch_size * merge for merge in merge_sizes]
     if len(set(units)) == 1:
-        sizes = _one_merge_size(originals, units[0], max_tokens, min_tokens)
+        sizes = _sizes_of_one_unit(originals, units[0], max_tokens, min_tokens)
     else:
-        sizes = _mixed_merge_sizes(originals, units, max_tokens)
+        sizes = _sizes_of_mixed_units(originals, units, max_tokens)
     return [(max(height, unit), max(width, unit)) for (height, width), unit in zip(sizes, units, strict=True)]
 
 
-def _one_merge_size(
+def _sizes_of_one_unit(
     originals: Sequence[tuple[int, int, int]], unit: int, max_tokens: int, min_tokens: int
 ) -> list[Size]:
-    """Every frame gets the same share of the budget."""
+    """Every frame may have the same number of pixels."""
     frames = sum(count for count, _, _ in originals)
     most, least = max(max_tokens * unit**2 // frames, 1), min_tokens * unit**2
     sizes = []
@@ -68,60 +72,51 @@ def _one_merge_size(
     return sizes
 
 
-def _mixed_merge_sizes(originals: Sequence[tuple[int, int, int]], units: Sequence[int], max_tokens: int) -> list[Size]:
-    """Everything shrinks by the same factor until all of it fits."""
+def _sizes_of_mixed_units(
+    originals: Sequence[tuple[int, int, int]], units: Sequence[int], max_tokens: int
+) -> list[Size]:
+    """Everything shrinks by the same factor, if it does not fit."""
     pairs = list(zip(originals, units, strict=True))
     total = sum(t * math.ceil(height / unit) * math.ceil(width / unit) for (t, height, width), unit in pairs)
     if total <= max_tokens:
         return [_rounded(height, width, unit) for (_, height, width), unit in pairs]
-    shrink = math.sqrt(total / max_tokens)
-    return [_shrunk(height, width, shrink, unit) for (_, height, width), unit in pairs]
+    factor = math.sqrt(total / max_tokens)
+    return [_shrunk(height, width, factor, unit) for (_, height, width), unit in pairs]
 
 
 def _rounded(height: int, width: int, unit: int) -> Size:
-    return round(height / unit) * unit, round(width / unit) * unit  # Python's round: halves to even, as the original
+    return round(height / unit) * unit, round(width / unit) * unit  # Python's round, like the original: half to even
 
 
-def _shrunk(height: int, width: int, by: float, unit: int) -> Size:
-    return math.floor(height / by / unit) * unit, math.floor(width / by / unit) * unit
+def _shrunk(height: int, width: int, factor: float, unit: int) -> Size:
+    return math.floor(height / factor / unit) * unit, math.floor(width / factor / unit) * unit
 
 
 def patchify(
     frames: Iterable[RGB], count: int, size: Size, merge: int, patch_size: int = 14
-) -> Float[Tensor, "patches values"]:
-    """Frames of one video (or one picture) -> normalised flattened patches.
-
-    Frames are resized one at a time, so that a generator of frames never holds two of them.
+) -> Float32[Tensor, "patches values"]:
+    """Frames of one video, or one image -> normalised, flattened patches.
 
     Args:
-        frames: (H, W, 3) uint8 each.
-        count: how many there are.
-        size: height and width to resize to (Pillow's bicubic on uint8).
+        frames: (H, W, 3) uint8 each. They are resized one at a time, so a generator never has to hold two.
+        count: the number of frames.
+        size: height and width in pixels to resize to, multiples of patch_size * merge.
+        merge: patches along the side of one visual token.
 
     Returns:
-        (count * rows * columns, 3 * patch_size^2) float32 in [-1, 1]. Patches are listed in merge x merge blocks, each
-        block the patches of one visual token; within a patch: channel, row, column.
+        (count * rows * columns, 3 * patch_size^2) float32 in [-1, 1], frame by frame in `PATCH_ORDER`.
     """
     height, width = size
     per_frame = (height // patch_size) * (width // patch_size)
     patches = np.empty((count, per_frame, 3 * patch_size**2), dtype=np.float32)
-    index = -1
-    for index, frame in enumerate(frames):
-        blocks = rearrange(
-            resize(frame, size),
-            "(h m p) (w n q) c -> (h w m n) (c p q)",
-            m=merge,
-            n=merge,
-            p=patch_size,
-            q=patch_size,
-        )
-        np.take(PIXEL_TABLE, blocks, out=patches[index], mode="clip")  # "raise" would go through a copy of `out`
-    assert index == count - 1
+    for out, frame in zip(patches, frames, strict=True):
+        levels = rearrange(_resized(frame, size), PATCH_ORDER, m1=merge, m2=merge, p1=patch_size, p2=patch_size)
+        np.take(PIXEL_TABLE, levels, out=out, mode="clip")  # mode="raise" would go through a copy of `out`
     return torch.from_numpy(patches).flatten(0, 1)
 
 
-def resize(frame: RGB, size: Size) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Bicubic, by Pillow: its filter widens when it shrinks, which torch's and OpenCV's do not do the same way."""
+def _resized(frame: RGB, size: Size) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Pillow's bicubic filter, which widens when it shrinks. Neither torch nor OpenCV gives the same pixels."""
     from PIL import Image
 
     if frame.shape[:2] == size:

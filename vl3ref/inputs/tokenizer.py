@@ -1,34 +1,34 @@
 """Text <-> token ids: Qwen2.5's byte-level BPE, by the `tokenizers` library.
 
-What is unusual here: text and special tokens are encoded by different methods. `encode` never produces a special token,
-so nothing a person types can end a turn or stand for a picture; `special` gives the id of a special token by name.
+Text and special tokens are encoded by different methods, which is unusual. `encode` never gives a special token, so
+nothing a person types can end a turn or stand for an image; `special` gives the id of a special token by name.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from vl3ref.config_json import read_json
 from vl3ref.errors import CheckpointError
+from vl3ref.hub import read_json
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2 cuts text into words before merging bytes."""
+"""How Qwen2 cuts text into words before it merges bytes."""
 
 NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<|fim_", "<|repo_name|>", "<|file_sep|>")
-"""Beginnings of the added tokens that Qwen2 treats as ordinary text (they survive `skip_special_tokens`)."""
+"""Beginnings of the added tokens that Qwen2 treats as ordinary text (`skip_special_tokens` leaves them in)."""
 
 PROMPT_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|stream_start|>", "<|stream_end|>"),
     *("<image>", "<|image_pad|>", "<|video_pad|>"),
 )
-"""What the prompt is built of: special here also where a tokenizer.json forgot to say so."""
+"""What the prompt is built of: special also where a tokenizer.json does not say so."""
 
 
 class Tokenizer:
@@ -59,7 +59,7 @@ class Tokenizer:
             if (folder / "tokenizer.json").exists():
                 return cls(Backend.from_file(str(folder / "tokenizer.json")))
             if (folder / "merges.txt").exists():
-                return cls(from_merges(folder))
+                return cls(_from_merges(folder))
         except CheckpointError:
             raise
         except Exception as error:  # the Rust library raises bare Exceptions
@@ -70,7 +70,7 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of a piece of text, and for each the index of the character it begins at."""
+        """Ids of a text without special tokens, and for each the index of the character it begins at."""
         encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
@@ -88,25 +88,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as its tokens arrive, one piece per token. A character is given out once all of its bytes are there, so
-        pieces may be empty; together they are `decode` of all ids."""
-        growing = GrowingText(self)
-        for token in ids:
-            yield growing.add(token)
-        yield growing.rest()
-
 
 class GrowingText:
-    """The text of an answer that is still being generated, given out piece by piece."""
+    """The text of an answer whose tokens are still being generated."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.waiting: list[int] = []
 
     def add(self, token: int) -> str:
-        """What became readable with this token: nothing while the text ends within a character, which decodes to the
-        replacement character."""
+        """The text that this token completes; empty if it ends within a character, which decodes to U+FFFD."""
         self.waiting.append(token)
         text = self.rest()
         if text.endswith("\ufffd"):
@@ -115,15 +106,15 @@ class GrowingText:
         return text
 
     def rest(self) -> str:
-        """What is left at the end: a character whose bytes never all came, as the replacement character."""
+        """What is left at the end: a character whose bytes did not all come, as U+FFFD."""
         return self.tokenizer.decode(self.waiting)
 
 
-def from_merges(folder: Path) -> Backend:
-    """Qwen2's tokenizer from its slow files.
+def _from_merges(folder: Path) -> Backend:
+    """Qwen2's tokenizer from merges.txt, vocab.json and added_tokens.json (or tokenizer_config.json).
 
-    merges.txt is all of it: without a vocab.json, ids are the 256 byte symbols in GPT-2's order and then the merged
-    pairs in order (true of every Qwen2 and Qwen2.5 tokenizer).
+    merges.txt suffices: without vocab.json, ids are the 256 byte symbols in GPT-2's order and then the merged pairs in
+    order, which is true of every Qwen2 and Qwen2.5 tokenizer.
     """
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -135,26 +126,19 @@ def from_merges(folder: Path) -> Backend:
         symbols = [*_byte_symbols(), *("".join(pair) for pair in merges)]
         vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
     backend = byte_level_bpe(vocab, merges)
-    _add_tokens(backend, _added_tokens(folder))
-    return backend
-
-
-def byte_level_bpe(vocab: dict[str, int], merges: list[Any]) -> Backend:
-    """A tokenizer with Qwen2's normaliser (NFC), split and byte alphabet around any vocabulary."""
-    backend = Backend(models.BPE(vocab=vocab, merges=merges))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    for content, token_id in sorted(_added_tokens(folder).items(), key=lambda item: item[1]):
+        special = not content.startswith(NOT_SPECIAL)
+        backend.add_tokens([AddedToken(content, special=special, normalized=False)])
+        if backend.token_to_id(content) != token_id:  # the library numbers tokens in the order they come, without gaps
+            raise CheckpointError(
+                f"the added token {json.dumps(content)} should have id {token_id}, but the vocabulary leaves it "
+                f"{backend.token_to_id(content)}; write a tokenizer.json"
+            )
     return backend
 
 
 def _byte_symbols() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in its order: printable ones first, as themselves."""
+    """GPT-2's printable symbols for the 256 bytes, in its order: printable bytes first, as themselves."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
@@ -168,13 +152,12 @@ def _added_tokens(folder: Path) -> dict[str, int]:
     return {}
 
 
-def _add_tokens(backend: Backend, added: dict[str, int]) -> None:
-    """Give each added token its id; the library numbers them in the order they come, so gaps are an error."""
-    for content, token_id in sorted(added.items(), key=lambda item: item[1]):
-        special = not content.startswith(NOT_SPECIAL)
-        backend.add_tokens([AddedToken(content, special=special, normalized=False)])
-        if backend.token_to_id(content) != token_id:
-            raise CheckpointError(
-                f"the added token {json.dumps(content)} should have id {token_id}, but the vocabulary leaves it "
-                f"{backend.token_to_id(content)}; write a tokenizer.json"
-            )
+def byte_level_bpe(vocab: dict[str, int], merges: list[Any]) -> Backend:
+    """A tokenizer with Qwen2's normaliser (NFC), split and byte alphabet, around any vocabulary."""
+    backend = Backend(models.BPE(vocab=vocab, merges=merges))
+    backend.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    backend.decoder = decoders.ByteLevel()
+    return backend
