@@ -5,10 +5,10 @@ import torch
 
 import vl3ref
 from tests.helpers import ROOT
-from vl3ref.convert import convert
-from vl3ref.parity.reference import twin_inputs
-from vl3ref.tinyworld import SKILLS, held_out
-from vl3ref.tinyworld.examination import blank, examine
+from vl3ref.checkpoints import convert
+from vl3ref.parity.reference import reference_inputs
+from vl3ref.tinyworld import SKILLS, examine, held_out
+from vl3ref.tinyworld.examination import blank
 from vl3ref.tinyworld.recipe import PROCESSOR
 from vl3ref.training.samples import to_conversation
 
@@ -92,7 +92,7 @@ def test_transformers_gives_the_same_answers(loaded, tmp_path):
     for skill in SKILLS:
         [sample] = held_out(skill, 2_000_003, 1)
         inputs = processor(to_conversation(sample)[:-1])
-        given = twin_inputs(model, inputs)
+        given = reference_inputs(model, inputs)
         with torch.inference_mode():
             theirs = reference.generate(**given, max_new_tokens=24, do_sample=False)
         ours = model.generate(inputs, 24)[0]

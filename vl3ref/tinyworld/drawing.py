@@ -44,6 +44,10 @@ class Thing:
     def __str__(self) -> str:
         return f"{self.colour} {self.shape}"
 
+    def box(self, half_width: float, half_height: float) -> list[float]:
+        """Left, top, right and bottom of a box around its centre."""
+        return [self.x - half_width, self.y - half_height, self.x + half_width, self.y + half_height]
+
 
 def canvas_size(rng: np.random.Generator, columns: int, rows: int) -> tuple[int, int]:
     """Width and height in pixels of a grid of cells. A quarter of all pictures is up to 12 % larger or smaller."""
@@ -67,20 +71,16 @@ def background(rng: np.random.Generator, width: int, height: int) -> Image.Image
 def draw_thing(canvas: Image.Image, thing: Thing) -> None:
     pen, colour = ImageDraw.Draw(canvas), COLOURS[thing.colour]
     x, y, half = thing.x, thing.y, thing.size / 2
-
-    def box(width: float, height: float) -> list[float]:
-        return [x - width, y - height, x + width, y + height]
-
     match thing.shape:
         case "circle":
-            pen.ellipse(box(half, half), fill=colour)
+            pen.ellipse(thing.box(half, half), fill=colour)
         case "ring":
-            pen.ellipse(box(half, half), outline=colour, width=max(3, round(thing.size / 5)))
+            pen.ellipse(thing.box(half, half), outline=colour, width=max(3, round(thing.size / 5)))
         case "square":
-            pen.rectangle(box(0.85 * half, 0.85 * half), fill=colour)
+            pen.rectangle(thing.box(0.85 * half, 0.85 * half), fill=colour)
         case "cross":
-            pen.rectangle(box(half / 3, half), fill=colour)
-            pen.rectangle(box(half, half / 3), fill=colour)
+            pen.rectangle(thing.box(half / 3, half), fill=colour)
+            pen.rectangle(thing.box(half, half / 3), fill=colour)
         case "triangle":
             pen.polygon([(x, y - half), (x + half, y + 0.8 * half), (x - half, y + 0.8 * half)], fill=colour)
         case "star":
@@ -90,7 +90,7 @@ def draw_thing(canvas: Image.Image, thing: Thing) -> None:
             pen.polygon(list(map(tuple, corners.tolist())), fill=colour)
 
 
-def draw_sheet(canvas: Image.Image, box: Sequence[float]) -> None:
+def draw_sheet(canvas: Image.Image, box: Sequence[int | float]) -> None:
     """White paper with a grey edge, from (left, top) to (right, bottom)."""
     ImageDraw.Draw(canvas).rectangle(list(box), fill=(252, 252, 250), outline=(120, 120, 120))
 
