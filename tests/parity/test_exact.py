@@ -1,81 +1,77 @@
-"""The exact mode: the bits of transformers (sdpa, CPU, float32). The fast order: within rounding of them."""
+"""Exact mode: the bits of transformers (sdpa, CPU, float32). Otherwise: within rounding of them."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.parity.drawn import DETOUR, Grid, close, configs, conversation, drawn_model, rounding_of, seeds
-from vl3ref.config import ModelConfig
+from tests.parity.pairs import KINDS, Pair, conversation, pair_of
+from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model_inputs import ModelInputs
-from vl3ref.parity import Activations, compare_activations, record
+from vl3ref.parity import compare_activations, exact, record
 from vl3ref.parity.reference import record_reference
-from vl3ref.parity.run import drawn_inputs, random_geometry
-
-NAMES = ("vision.merged", "embeddings", "logits")
+from vl3ref.parity.synthetic import geometry, synthetic_inputs
 
 
-@st.composite
-def inputs_of_one_kind(draw: st.DrawFn, config: ModelConfig) -> ModelInputs:
-    """Text alone, one image or one video."""
-    modal = draw(st.sampled_from(["text", "image", "video"]))
-    if modal == "text":
-        return conversation(config, [], [], [], draw(seeds), draw(st.integers(1, 12)))
-    merge = draw(st.sampled_from([1, 2]))
-    side = st.integers(1, 4)
-    grid: Grid = (1 if modal == "image" else draw(st.integers(2, 4)), merge * draw(side), merge * draw(side))
-    return conversation(config, [grid], [merge], [modal], draw(seeds))
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "all"])
+def test_every_activation_has_transformers_bits(pair: Pair, kind: str) -> None:
+    model = pair.ours[torch.float32]
+    inputs = conversation(pair.config, *KINDS[kind], seed=0)
+    reference = record_reference(model, inputs, new_tokens=2)
+    with exact(model):
+        assert compare_activations(record(model, inputs, 2), reference).first_difference is None
+    # Text is computed in one order only.
+    first = compare_activations(record(model, inputs, 2), reference).first_difference
+    assert kind != "text" or first is None
 
 
-def bits_differ(ours: Activations, reference: Activations) -> list[str]:
-    return [name for name in NAMES if name in reference and not torch.equal(ours[name], reference[name])]
+def test_threads_share_one_call_for_several_frames_in_another_way() -> None:
+    """One head: a call of attention for one frame is one piece of work, and one for two frames is two."""
+    pair = pair_of("no groups")
+    model = pair.ours[torch.float32]
+    inputs = conversation(pair.config, [(2, 2, 3)], [1], ["video"], seed=0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected, _ = pair.their_logits(inputs)
+        with torch.no_grad(), exact(model):
+            assert torch.equal(model(inputs).logits, expected)
+    finally:
+        torch.set_num_threads(before)
 
 
-@settings(deadline=None, max_examples=20)
-@given(config=configs(), data=st.data(), seed=seeds)
-def test_exact_mode_has_transformers_bits(config: ModelConfig, data: st.DataObject, seed: int) -> None:
-    model = drawn_model(config, seed)
-    inputs = data.draw(inputs_of_one_kind(config))
-    reference = record_reference(model, inputs, new_tokens=1)
-    assert not bits_differ(record(model.exact(), inputs, 1), reference)
-    model.exact(False)
-    fast = record(model, inputs, 1)
-    for name in NAMES:
-        if name in reference:
-            rounding = rounding_of(model, lambda wide, name=name: record_reference(wide, inputs, new_tokens=1)[name])
-            close(fast[name], reference[name], 4 * DETOUR[torch.float32], rounding)
+def test_frames_that_come_in_chunks_and_prompts_that_come_in_pieces() -> None:
+    pair = pair_of("no groups")
+    model = pair.ours[torch.float32]
+    inputs = conversation(pair.config, [(3, 24, 24)], [2], ["video"], seed=0, words=1200)
+    expected, _ = pair.their_logits(inputs)
+    assert len(expected) > model.language_model.layers[0].mlp.chunk_tokens
+    with torch.no_grad(), exact(model):
+        assert torch.equal(model(inputs).logits, expected)
 
 
 @pytest.fixture(scope="module")
 def released() -> VideoLLaMA3:
-    """The 2B's widths with two layers in each tower."""
-    return random_geometry("2b", 2, "cpu", torch.float32)
+    """The 2B's widths, with one layer in each tower and a small vocabulary."""
+    config = geometry("2b", 1)
+    language = replace(config.language, vocab_size=600, eos_token_ids=())
+    return random_model(replace(config, language=language, image_token_id=598, video_token_id=599), spread=0.1)
 
 
 @pytest.mark.parametrize("modal", ["text", "image", "video"])
-def test_exact_mode_has_transformers_bits_at_the_2bs_widths(released: VideoLLaMA3, modal: str) -> None:
-    model = released
-    inputs = drawn_inputs(model.config, modal, (2, 8, 8))
-    reference = record_reference(model, inputs, new_tokens=1)
-    exact = record(model.exact(), inputs, 1)
-    assert not bits_differ(exact, reference)
-    assert compare_activations(exact, reference).first_parting is None
-
-    fast = record(model.exact(False), inputs, 1)
-    for name in NAMES:
-        if name in reference:
-            close(fast[name], reference[name], 2e-5)
-    report = compare_activations(fast, reference)
-    # A matrix product, where transformers has a convolution. Text is computed in one order only.
-    assert report.first_parting == (None if modal == "text" else "vision.patch_embedding")
-    assert report.passed
+def test_every_activation_has_transformers_bits_at_the_2bs_widths(released: VideoLLaMA3, modal: str) -> None:
+    inputs = synthetic_inputs(released.config, modal, (2, 8, 8))
+    reference = record_reference(released, inputs, new_tokens=1)
+    with exact(released):
+        assert compare_activations(record(released, inputs, 1), reference).first_difference is None
+    fast = compare_activations(record(released, inputs, 1), reference)
+    assert fast.passed and (fast.first_difference is None) == (modal == "text")
 
 
-def test_exact_mode_can_be_left_again() -> None:
-    model = random_geometry("tiny", 1, "cpu", torch.float32)
-    before = (model.vision_encoder.chunk_patches, model.vision_encoder.embeddings.as_convolution)
-    assert model.exact() is model
-    assert (model.vision_encoder.chunk_patches, model.vision_encoder.embeddings.as_convolution) == (None, True)
-    model.exact(False)
-    assert (model.vision_encoder.chunk_patches, model.vision_encoder.embeddings.as_convolution) == before
+def test_everything_is_as_before_afterwards_even_if_the_pass_failed() -> None:
+    model = pair_of("no groups").ours[torch.float32]
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    with pytest.raises(RuntimeError, match="stop"), exact(model) as same:
+        assert same is model and model.vision_encoder.chunk_patches != before["vision_encoder"]["chunk_patches"]
+        raise RuntimeError("stop")
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before

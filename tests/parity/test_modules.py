@@ -1,230 +1,192 @@
-"""Every module of ours beside its twin in transformers: the same parameters, any shapes, float32 and float64."""
-
-from typing import Any
+"""Every module of ours beside transformers': the same parameters, several geometries, float32 and float64."""
 
 import pytest
 import torch
 from einops import rearrange
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from transformers.models.video_llama_3.modeling_video_llama_3 import apply_rotary_pos_emb_vision
 
-from tests.parity.drawn import (
-    DETOUR,
-    KERNEL,
-    Grid,
-    close,
-    conversations,
-    drawn_patches,
-    grids_and_merges,
-    quick,
-    rounding_of,
-    seeds,
-    their_logits,
-    twins,
-)
-from vl3ref.model.kv_cache import first_step
-from vl3ref.model.rope import Rotation, image_rotation, patch_positions, rotate, text_rotation
-from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model.vision import merge_tokens
-from vl3ref.parity.reference import twin
+from tests.parity.pairs import Grid, Pair, random_patches
+from vl3ref.model.kv_cache import Step
+from vl3ref.model.rope import rotate
+from vl3ref.model.vision import patch_positions
 
-Twins = tuple[VideoLLaMA3, Any, torch.dtype]
-Visuals = tuple[list[Grid], list[int]]
+GRIDS: list[Grid] = [(1, 2, 3), (3, 4, 6), (2, 2, 4), (1, 1, 1)]
+MERGES = [1, 2, 2, 1]
+FRAMES = [(h, w, merge) for (t, h, w), merge in zip(GRIDS, MERGES, strict=True) for _ in range(t)]
+LENGTHS = [h * w for h, w, _ in FRAMES]
+PLACES = torch.cat([patch_positions(frame, torch.device("cpu")) for frame in FRAMES])
+TEXT = 20
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
-
-
-def rows(count: int, dim: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+def rows(count: int, dim: int) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------- vision
 
 
-def vision_setting(pair: Twins, visuals: Visuals, seed: int) -> tuple[torch.Tensor, Rotation, list[int], dict]:
-    """Hidden states of a tower, our rotation and frame lengths, and what transformers' blocks want in their place."""
-    model, reference, dtype = pair
-    grids, merges = visuals
-    config = model.config.vision
-    lengths = [h * w for t, h, w in grids for _ in range(t)]
-    x = rows(sum(lengths), config.hidden_size, dtype, seed)
-    places = [patch_positions(grid, merge, x.device) for grid, merge in zip(grids, merges, strict=True)]
-    axes = [torch.cat(axis) for axis in zip(*places, strict=True)]
-    rotation = image_rotation(*axes, config.head_dim, config.rope_theta)
-    theirs = reference.model.vision_model.rotary_pos_emb(x, torch.stack(axes, dim=1))
-    ends = torch.tensor([0, *lengths]).cumsum(0)
-    return x, rotation, lengths, {"cu_seqlens": ends, "position_embeddings": theirs}
+def patches(pair: Pair) -> Tensor:
+    return rows(sum(LENGTHS), pair.config.vision.hidden_size)
 
 
-@quick
-@given(pair=twins(), seed=seeds, patches=st.integers(1, 40))
-def test_patch_embedding(pair: Twins, seed: int, patches: int) -> None:
-    model, reference, dtype = pair
-    pixels = rows(patches, model.config.vision.patch_values, dtype, seed)
-    close(model.vision_encoder.embeddings(pixels), reference.model.vision_model.embeddings(pixels), KERNEL[dtype])
+def in_frames(reference, x: Tensor) -> dict:
+    """What transformers' blocks take beside the hidden states."""
+    return {
+        "cu_seqlens": torch.tensor([0, *LENGTHS]).cumsum(0),
+        "position_embeddings": reference.model.vision_model.rotary_pos_emb(x, PLACES),
+    }
 
 
-@quick
-@given(pair=twins(), visuals=grids_and_merges(), seed=seeds)
-def test_image_rotation(pair: Twins, visuals: Visuals, seed: int) -> None:
-    model, _, dtype = pair
-    x, rotation, _, theirs = vision_setting(pair, visuals, seed)
-    queries = rearrange(x, "n (h d) -> n h d", d=model.config.vision.head_dim)
-    expected, _ = apply_rotary_pos_emb_vision(queries, queries, *theirs["position_embeddings"])
-    ours = rotate(queries, rotation)
-    assert rotation.cos.dtype == torch.float32 and ours.dtype == dtype
-    if dtype == torch.float32:
-        assert torch.equal(ours, expected)
-    close(ours, expected, DETOUR[dtype])
+def test_patch_embedding(pair: Pair) -> None:
+    pair.check(
+        lambda model, x: model.vision_encoder.embeddings(x, PLACES),
+        lambda reference, x: reference.model.vision_model.embeddings(x),
+        rows(len(PLACES), pair.config.vision.patch_values),
+        same_in_float64=True,
+    )
 
 
-@quick
-@given(pair=twins(), visuals=grids_and_merges(), seed=seeds)
-def test_vision_attention(pair: Twins, visuals: Visuals, seed: int) -> None:
-    model, reference, dtype = pair
-    x, rotation, lengths, theirs = vision_setting(pair, visuals, seed)
-    expected, _ = reference.model.vision_model.encoder.layers[1].self_attn(x, **theirs)
-    close(model.vision_encoder.encoder.layers[1].self_attn(x, rotation, lengths), expected, DETOUR[dtype])
+def test_image_rotation(pair: Pair) -> None:
+    def heads(x: Tensor) -> Tensor:
+        return rearrange(x, "n (h d) -> n h d", d=pair.config.vision.head_dim)
+
+    def theirs(reference, x: Tensor) -> Tensor:
+        places = reference.model.vision_model.rotary_pos_emb(x, PLACES)
+        return apply_rotary_pos_emb_vision(heads(x), heads(x), *places)[0]
+
+    def ours(model, x: Tensor) -> Tensor:
+        return rotate(heads(x), model.vision_encoder.rotary(PLACES))
+
+    x = patches(pair).float()
+    assert torch.equal(ours(pair.ours[torch.float32], x), theirs(pair.theirs[torch.float32], x))
+    assert pair.ours[torch.float64].vision_encoder.rotary(PLACES).cos.dtype == torch.float32
+    pair.check(ours, theirs, patches(pair))
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 30), seed=seeds)
-def test_vision_mlp(pair: Twins, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    x = rows(count, model.config.vision.hidden_size, dtype, seed)
-    expected = reference.model.vision_model.encoder.layers[0].mlp(x)
-    close(model.vision_encoder.encoder.layers[0].mlp(x), expected, KERNEL[dtype])
+def test_vision_attention(pair: Pair) -> None:
+    def ours(model, x: Tensor) -> Tensor:
+        rotation = model.vision_encoder.rotary(PLACES)
+        return model.vision_encoder.encoder.layers[1].self_attn(x, rotation, LENGTHS)
+
+    def theirs(reference, x: Tensor) -> Tensor:
+        return reference.model.vision_model.encoder.layers[1].self_attn(x, **in_frames(reference, x))[0]
+
+    pair.check(ours, theirs, patches(pair))
 
 
-@quick
-@given(pair=twins(), visuals=grids_and_merges(), seed=seeds)
-def test_vision_layer(pair: Twins, visuals: Visuals, seed: int) -> None:
-    model, reference, dtype = pair
-    x, rotation, lengths, theirs = vision_setting(pair, visuals, seed)
-    expected = reference.model.vision_model.encoder.layers[1](x, **theirs)
-    close(model.vision_encoder.encoder.layers[1](x, rotation, lengths), expected, DETOUR[dtype])
+def test_vision_mlp(pair: Pair) -> None:
+    pair.check(
+        lambda model, x: model.vision_encoder.encoder.layers[0].mlp(x),
+        lambda reference, x: reference.model.vision_model.encoder.layers[0].mlp(x),
+        patches(pair),
+        same_in_float64=True,
+    )
 
 
-@quick
-@given(pair=twins(), visuals=grids_and_merges(most=4), seed=seeds, chunk=st.sampled_from([1, 9, 2048, None]))
-def test_vision_encoder(pair: Twins, visuals: Visuals, seed: int, chunk: int | None) -> None:
-    model, _, dtype = pair
-    pixels = drawn_patches(*visuals, model.config.vision.patch_values, seed)
-    given_sizes = [torch.tensor(sizes) for sizes in visuals]
-    model.vision_encoder.chunk_patches = chunk
-
-    def theirs(model: VideoLLaMA3) -> torch.Tensor:
-        return twin(model).model.vision_model(pixels, *given_sizes).last_hidden_state
-
-    features = model.vision_encoder(pixels, *given_sizes)
-    close(features, theirs(model), 2 * DETOUR[dtype], rounding_of(model, theirs))
+def test_vision_layer(pair: Pair) -> None:
+    pair.check(
+        lambda model, x: model.vision_encoder.encoder.layers[1](x, model.vision_encoder.rotary(PLACES), LENGTHS),
+        lambda reference, x: reference.model.vision_model.encoder.layers[1](x, **in_frames(reference, x)),
+        patches(pair),
+    )
 
 
-@quick
-@given(pair=twins(), visuals=grids_and_merges(most=4), seed=seeds)
-def test_token_merge_has_the_same_bits(pair: Twins, visuals: Visuals, seed: int) -> None:
-    model, reference, dtype = pair
-    grids, merges = visuals
-    x = rows(sum(t * h * w for t, h, w in grids), model.config.vision.hidden_size, dtype, seed)
-    expected = reference.model.vision_model.pixel_unshuffle(x, torch.tensor(grids), torch.tensor(merges))
-    assert torch.equal(merge_tokens(x, grids, merges), expected)
+@pytest.mark.parametrize("chunk", [1, 9, 30, None])
+def test_vision_encoder(pair: Pair, chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids, merges = torch.tensor(GRIDS), torch.tensor(MERGES)
+    for model in pair.ours.values():
+        monkeypatch.setattr(model.vision_encoder, "chunk_patches", chunk)
+    pair.check(
+        lambda model, x: model.vision_encoder(x, grids, merges),
+        lambda reference, x: reference.model.vision_model(x, grids, merges).last_hidden_state,
+        random_patches(GRIDS, MERGES, pair.config.vision.patch_values, 0),
+    )
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 30), seed=seeds)
-def test_projector(pair: Twins, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    x = rows(count, model.config.vision.hidden_size, dtype, seed)
-    close(model.projector(x), reference.model.projector(x), KERNEL[dtype])
+def test_token_merge_has_the_same_bits(pair: Pair) -> None:
+    for dtype, model in pair.ours.items():
+        x = patches(pair).to(dtype)
+        expected = pair.theirs[dtype].model.vision_model.pixel_unshuffle(x, torch.tensor(GRIDS), torch.tensor(MERGES))
+        assert torch.equal(model.vision_encoder.merge(x, FRAMES), expected)
+
+
+def test_projector(pair: Pair) -> None:
+    pair.check(
+        lambda model, x: model.projector(x),
+        lambda reference, x: reference.model.projector(x),
+        patches(pair),
+        same_in_float64=True,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- language
 
 
-def text_setting(pair: Twins, count: int, seed: int) -> tuple[torch.Tensor, Rotation, tuple]:
-    """Hidden states of one text, our rotation, and transformers'."""
-    model, reference, dtype = pair
-    config = model.config.language
-    x = rows(count, config.hidden_size, dtype, seed)
-    rotation = text_rotation(torch.arange(count), config.head_dim, config.rope_theta, dtype)
-    return x, rotation, reference.model.language_model.rotary_emb(x[None], torch.arange(count)[None])
+def words(pair: Pair) -> Tensor:
+    return rows(TEXT, pair.config.language.hidden_size)
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 30), seed=seeds, scale=st.sampled_from([1e-3, 1.0, 1e3]))
-def test_rms_norm(pair: Twins, count: int, seed: int, scale: float) -> None:
-    model, reference, dtype = pair
-    x = rows(count, model.config.language.hidden_size, dtype, seed) * scale
-    close(model.language_model.norm(x), reference.model.language_model.norm(x), DETOUR[dtype])
+def our_step(model, x: Tensor) -> tuple:
+    """What our blocks take beside the hidden states."""
+    positions = torch.arange(TEXT)
+    return model.language_model.rotary(positions, x.dtype), Step("prefill", [TEXT], positions)
 
 
-@quick
-@given(pair=twins(), start=st.integers(0, 40_000), count=st.integers(1, 20), seed=seeds)
-def test_text_rotation_has_the_same_bits(pair: Twins, start: int, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    config = model.config.language
-    positions = torch.arange(start, start + count)
-    queries = rearrange(rows(count, config.hidden_size, dtype, seed), "n (h d) -> n h d", d=config.head_dim)
-    cos, sin = reference.model.language_model.rotary_emb(queries, positions[None])
-    expected, _ = apply_rotary_pos_emb(queries[None], queries[None], cos, sin, unsqueeze_dim=2)
-    rotation = text_rotation(positions, config.head_dim, config.rope_theta, dtype)
-    assert rotation.cos.dtype == dtype and torch.equal(rotate(queries, rotation), expected[0])
+def their_places(reference, x: Tensor) -> tuple[Tensor, Tensor]:
+    return reference.model.language_model.rotary_emb(x[None], torch.arange(TEXT)[None])
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 20), seed=seeds)
-def test_text_attention_of_any_grouping(pair: Twins, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    x, rotation, theirs = text_setting(pair, count, seed)
-    expected, _ = reference.model.language_model.layers[1].self_attn(x[None], theirs, None)
-    close(
-        model.language_model.layers[1].self_attn(x, rotation, first_step([count], x.device)), expected[0], KERNEL[dtype]
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_rms_norm(pair: Pair, scale: float) -> None:
+    pair.check(
+        lambda model, x: model.language_model.norm(x),
+        lambda reference, x: reference.model.language_model.norm(x),
+        words(pair) * scale,
     )
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 30), seed=seeds)
-def test_gated_mlp(pair: Twins, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    x = rows(count, model.config.language.hidden_size, dtype, seed)
-    close(model.language_model.layers[0].mlp(x), reference.model.language_model.layers[0].mlp(x), KERNEL[dtype])
+@pytest.mark.parametrize("start", [0, 257, 32_000])
+def test_text_rotation_has_the_same_bits(pair: Pair, start: int) -> None:
+    positions = torch.arange(start, start + TEXT)
+    for dtype, model in pair.ours.items():
+        queries = rearrange(words(pair).to(dtype), "n (h d) -> n h d", d=pair.config.language.head_dim)
+        cos, sin = pair.theirs[dtype].model.language_model.rotary_emb(queries, positions[None])
+        expected, _ = apply_rotary_pos_emb(queries[None], queries[None], cos, sin, unsqueeze_dim=2)
+        rotation = model.language_model.rotary(positions, dtype)
+        assert rotation.cos.dtype == dtype and torch.equal(rotate(queries, rotation), expected[0])
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 20), seed=seeds)
-def test_decoder_layer(pair: Twins, count: int, seed: int) -> None:
-    model, reference, dtype = pair
-    x, rotation, theirs = text_setting(pair, count, seed)
-    expected = reference.model.language_model.layers[1](x[None], None, position_embeddings=theirs)[0]
-    close(model.language_model.layers[1](x, rotation, first_step([count], x.device)), expected, DETOUR[dtype])
+def test_text_attention(pair: Pair) -> None:
+    def theirs(reference, x: Tensor) -> Tensor:
+        return reference.model.language_model.layers[1].self_attn(x[None], their_places(reference, x), None)[0][0]
+
+    pair.check(
+        lambda model, x: model.language_model.layers[1].self_attn(x, *our_step(model, x)),
+        theirs,
+        words(pair),
+        same_in_float64=True,
+    )
 
 
-@quick
-@given(pair=twins(), count=st.integers(1, 20), seed=seeds)
-def test_language_model(pair: Twins, count: int, seed: int) -> None:
-    model, _, dtype = pair
-    source = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, model.config.language.vocab_size - 2, (count,), generator=source)
-
-    def theirs(model: VideoLLaMA3) -> torch.Tensor:
-        return twin(model)(input_ids=ids[None]).logits[0]
-
-    close(model.language_model(ids), theirs(model), 2 * DETOUR[dtype], rounding_of(model, theirs))
+def test_gated_mlp(pair: Pair) -> None:
+    pair.check(
+        lambda model, x: model.language_model.layers[0].mlp(x),
+        lambda reference, x: reference.model.language_model.layers[0].mlp(x),
+        words(pair),
+        same_in_float64=True,
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- all of them
+def test_decoder_layer(pair: Pair) -> None:
+    def theirs(reference, x: Tensor) -> Tensor:
+        layer = reference.model.language_model.layers[1]
+        return layer(x[None], None, position_embeddings=their_places(reference, x))[0]
+
+    pair.check(lambda model, x: model.language_model.layers[1](x, *our_step(model, x)), theirs, words(pair))
 
 
-@quick
-@given(pair=twins(), data=st.data())
-def test_whole_model(pair: Twins, data: st.DataObject) -> None:
-    model, _, dtype = pair
-    inputs = data.draw(conversations(model.config))
-    theirs = their_logits(inputs)
-    close(model(inputs).logits, theirs(model), 4 * DETOUR[dtype], rounding_of(model, theirs))
+def test_language_model(pair: Pair) -> None:
+    ids = torch.randint(0, pair.config.language.vocab_size - 2, (TEXT,), generator=torch.Generator().manual_seed(0))
+    pair.check(lambda model: model.language_model(ids), lambda reference: reference(input_ids=ids[None]).logits[0])

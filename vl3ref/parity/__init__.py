@@ -1,4 +1,4 @@
-"""Where two implementations agree, where they part, and which of them is nearer the truth.
+"""Where two implementations agree, where they first differ, and which of them is nearer to float64.
 
     from vl3ref.parity import compare
 
@@ -10,6 +10,7 @@
 
 from vl3ref.parity.activations import Activations, load_activations, record, record_modules, save_activations
 from vl3ref.parity.compare import compare, compare_activations
+from vl3ref.parity.exact import exact
 from vl3ref.parity.metrics import Difference, difference
 from vl3ref.parity.report import Report
 
@@ -20,6 +21,7 @@ __all__ = [
     "compare",
     "compare_activations",
     "difference",
+    "exact",
     "load_activations",
     "record",
     "record_modules",

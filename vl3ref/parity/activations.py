@@ -2,15 +2,18 @@
 
 Names do not depend on the implementation, so that a port in any language can write the same ones:
 
-    pixels, input_ids                                        what goes in (input.* in a file, whole)
+    input_ids, pixels                                        what goes in (input.* in a file, whole)
     vision.patch_embedding
     vision.layers.N.attention, .mlp, (nothing)               what each branch adds, and the residual stream after it
     vision.norm, vision.merged                               after the last norm; after the token merge
     keep_mask, projected, embeddings                         projected: of kept tokens; embeddings: after the splice
     language.layers.N.attention, .mlp, (nothing)
     language.norm, logits, next_ids
+
+Patches are in merge-block order, as the processor writes them and transformers has them.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,110 +33,105 @@ Activations = dict[str, Tensor]
 """Name -> tensor on the CPU, packed (no batch axis), in the order in which they are computed."""
 
 FLOW = (
-    "pixels",
-    "input_ids",
-    "vision.patch_embedding",
-    "vision.layers",
-    "vision.norm",
-    "vision.merged",
-    "keep_mask",
-    "projected",
-    "embeddings",
-    "language.layers",
-    "language.norm",
-    "logits",
-    "next_ids",
+    *("input_ids", "pixels", "vision.patch_embedding", "vision.layers", "vision.norm", "vision.merged", "keep_mask"),
+    *("projected", "embeddings", "language.layers", "language.norm", "logits", "next_ids"),
 )
 
-INPUT_FIELDS = ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes")
-
-
-def tower_points(prefix: str, layers: nn.ModuleList) -> dict[str, nn.Module]:
-    """Both towers, ours and transformers', name their blocks alike."""
-    points: dict[str, nn.Module] = {}
-    for index, layer in enumerate(layers):
-        points[f"{prefix}.layers.{index}.attention"] = layer.get_submodule("self_attn")
-        points[f"{prefix}.layers.{index}.mlp"] = layer.get_submodule("mlp")
-        points[f"{prefix}.layers.{index}"] = layer
-    return points
-
-
-def our_points(model: VideoLLaMA3) -> dict[str, nn.Module]:
-    """Which module of ours computes which activation."""
-    vision, language = model.vision_encoder, model.language_model
-    return {
-        "vision.patch_embedding": vision.embeddings,
-        **tower_points("vision", vision.encoder.layers),
-        "vision.norm": vision.post_layernorm,
-        "vision.merged": vision,
-        "projected": model.projector,
-        **tower_points("language", language.layers),
-        "language.norm": language.norm,
-    }
-
-
-@contextmanager
-def record_modules(points: Mapping[str, nn.Module]) -> Iterator[Activations]:
-    """While open, every call of a named module leaves its output; calls of the same module are joined along rows.
-
-    They stand in the order in which the modules were done, so that the first that differs is where a difference began.
-    A module that gives no tensor leaves nothing.
-    """
-    parts: dict[str, list[Tensor]] = {}
-    activations: Activations = {}
-    with ExitStack() as hooks:
-        for name, module in points.items():
-            hooks.enter_context(_removed(module.register_forward_hook(_keep(parts, name))))
-        yield activations
-    activations.update({name: _joined(found) for name, found in parts.items()})
+INPUT_AXES = {"input_ids": 1, "lengths": 1, "pixel_values": 2, "grid_sizes": 2, "merge_sizes": 1}
 
 
 @torch.no_grad()
 def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Activations:
-    """Every named activation of our model for these inputs, and the ids it goes on with."""
-    with _one_frame_at_a_time(model, inputs), record_modules(our_points(model)) as inside:
-        spliced = model.splice(inputs)
-        hidden = model.language_model.hidden(spliced.embeddings, spliced.lengths)
-        logits = model.language_model.head(hidden)
-    ids = generate(model, inputs, new_tokens, new_tokens)
-    if model.project_before_pruning and "projected" in inside:
-        inside["projected"] = inside["projected"][spliced.keep_mask.cpu()]
-    return in_order(
-        {
-            **inside,
-            "keep_mask": spliced.keep_mask.cpu(),
-            "embeddings": spliced.embeddings.cpu(),
-            "logits": logits.cpu(),
-            "next_ids": torch.cat(ids),
-        }
-    )
+    """Every named activation of our model for these inputs, and the `new_tokens` greedy ids that follow them."""
+    with record_towers(model.vision_encoder, model.projector, model.language_model) as found:
+        output = model(inputs)
+    ids = torch.cat(generate(model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens))
+    keep_mask = output.keep_mask.cpu()
+    if "projected" in found:
+        found["projected"] = found["projected"][keep_mask]
+    return in_order({**found, "keep_mask": keep_mask, "logits": output.logits.cpu(), "next_ids": ids.cpu()})
 
 
 @contextmanager
-def _one_frame_at_a_time(model: VideoLLaMA3, inputs: ModelInputs) -> Iterator[None]:
-    """The chunks of the fast order without what would leave rows of its own: frames that fill a last chunk up, and
-    frames that are left out because they were seen before."""
-    encoder = model.vision_encoder
-    before = encoder.chunk_patches, encoder.reuse_frames
-    if before[0] is not None and inputs.grid_sizes is not None:
-        encoder.chunk_patches = max(h * w for _, h, w in inputs.grid_sizes.tolist())
-    encoder.reuse_frames = False
-    try:
-        yield
-    finally:
-        encoder.chunk_patches, encoder.reuse_frames = before
+def record_towers(vision: nn.Module, projector: nn.Module, language: nn.Module) -> Iterator[Activations]:
+    """`record_modules` for a whole model. Ours and transformers' name the modules inside their towers alike."""
+    modules = {
+        "vision.patch_embedding": vision.get_submodule("embeddings"),
+        "vision.norm": vision.get_submodule("post_layernorm"),
+        "vision.merged": vision,
+        "projected": projector,
+        "language.norm": language.get_submodule("norm"),
+    }
+    towers = {"vision": vision.get_submodule("encoder.layers"), "language": language.get_submodule("layers")}
+    for tower, layers in towers.items():
+        for index, layer in layers.named_children():
+            modules[f"{tower}.layers.{index}.attention"] = layer.get_submodule("self_attn")
+            modules[f"{tower}.layers.{index}.mlp"] = layer.get_submodule("mlp")
+            modules[f"{tower}.layers.{index}"] = layer
+    with record_modules(modules, {"embeddings": towers["language"].get_submodule("0")}) as found:
+        yield found
+
+
+@contextmanager
+def record_modules(
+    outputs: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | None = None
+) -> Iterator[Activations]:
+    """Record what named modules compute, in the order in which they finish. The dictionary is filled on exit.
+
+    The first activation that differs is therefore where a difference began. Several calls of one module (chunks of a
+    video) are joined along rows. A module that returns no tensor records nothing.
+
+    Args:
+        outputs: name -> module whose output is recorded.
+        inputs: name -> module whose first argument is recorded.
+    """
+    calls: dict[str, list[Tensor]] = {}
+    activations: Activations = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, *values: Any) -> None:  # the arguments before a call, and the output after it
+            if (x := _main_tensor(values[-1])) is not None:
+                x = x.detach().cpu()
+                x = x.flatten(0, -2) if x.ndim > 2 else x
+                calls[name] = [*calls.pop(name, []), x]  # now the last of the dictionary
+
+        return keep
+
+    with ExitStack() as hooks:
+        for name, module in outputs.items():
+            hooks.callback(module.register_forward_hook(hook(name)).remove)
+        for name, module in (inputs or {}).items():
+            hooks.callback(module.register_forward_pre_hook(hook(name)).remove)
+        yield activations
+    activations |= {name: _joined(parts) for name, parts in calls.items()}
+
+
+def _main_tensor(value: Any) -> Tensor | None:
+    """The first of a tuple; the main field of a transformers output."""
+    if isinstance(value, tuple | list):
+        value = value[0] if value else None
+    for field in ("last_hidden_state", "logits"):
+        value = getattr(value, field, value)
+    return value if isinstance(value, Tensor) else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Along rows; flat where the calls had different widths (one activation function for several layers)."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = parts[0].ndim > 0 and len({part.shape[1:] for part in parts}) == 1
+    return torch.cat(parts if rows else [part.flatten() for part in parts])
 
 
 def in_order(activations: Activations) -> Activations:
     """Sorted along the data flow; names that are not ours come last, as they were."""
-    branches = ("attention", "mlp", "")
 
-    def place(name: str) -> tuple[int, int, int]:
-        tower, _, rest = name.partition(".layers.")
-        number, _, branch = rest.partition(".")
-        if f"{tower}.layers" in FLOW and number.isdecimal() and branch in branches:
-            return FLOW.index(f"{tower}.layers"), int(number), branches.index(branch)
-        return (FLOW.index(name) if name in FLOW else len(FLOW), 0, 0)
+    def place(name: str) -> tuple[int, int, str]:
+        layer = re.fullmatch(r"(.+\.layers)\.(\d+)(\.attention|\.mlp|)", name)
+        stem, number, branch = layer.groups() if layer else (name, 0, "")
+        if stem not in FLOW:
+            return len(FLOW), 0, ""
+        return FLOW.index(stem), int(number), branch or "~"  # the block follows its branches
 
     return {name: activations[name] for name in sorted(activations, key=place)}
 
@@ -143,17 +141,20 @@ def save_activations(path: str | Path, activations: Activations, inputs: ModelIn
     tensors = dict(activations)
     metadata = {"format": "pt"}
     if inputs is not None:
-        given = {name: getattr(inputs, name) for name in INPUT_FIELDS}
+        given = {name: getattr(inputs, name) for name in INPUT_AXES}
         tensors |= {f"input.{name}": x for name, x in given.items() if x is not None}
         metadata["modals"] = ",".join(inputs.modals)
     save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, path, metadata=metadata)
 
 
 def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]:
-    """Read a file of activations, ours or somebody else's, and the inputs it holds, if it does.
+    """Read a file of activations, ours or somebody else's, and the inputs, where it holds any.
+
+    Integers may have any width. Lengths default to one conversation. Where the metadata has no `modals`, a visual of
+    several frames is a video.
 
     Raises:
-        InputError: the file is not a safetensors file, or its inputs are incomplete.
+        InputError: the file is not a safetensors file, or an input has a wrong number of axes or type.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -161,63 +162,24 @@ def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as a safetensors file: {error}") from None
-    given = {name: tensors.pop(f"input.{name}", None) for name in INPUT_FIELDS}
-    if given["input_ids"] is None:
+    given = {name: _input(path, name, tensors.pop(f"input.{name}", None)) for name in INPUT_AXES}
+    ids, grids = given["input_ids"], given["grid_sizes"]
+    if ids is None:
         return in_order(tensors), None
-    _check_inputs(path, given)
-    for name in ("input_ids", "lengths", "grid_sizes", "merge_sizes"):
-        if given[name] is not None:
-            given[name] = given[name].long()  # others write int32
     if given["lengths"] is None:
-        given["lengths"] = torch.tensor([len(given["input_ids"])])
-    frames = given["grid_sizes"][:, 0].tolist() if given["grid_sizes"] is not None else []
-    modals = metadata.get("modals") or ",".join("video" if count > 1 else "image" for count in frames)
-    return in_order(tensors), ModelInputs(**given, modals=modals.split(",") if modals else [])
+        given["lengths"] = torch.tensor([len(ids)])
+    modals = ["video" if frames > 1 else "image" for frames, *_ in grids.tolist()] if grids is not None else []
+    if metadata.get("modals"):
+        modals = metadata["modals"].split(",")
+    return in_order(tensors), ModelInputs(**given, modals=modals)  # type: ignore[arg-type]
 
 
-def _check_inputs(path: str | Path, given: Mapping[str, Any]) -> None:
-    """Each of the right rank and kind; whether they fit together, the model asks (`ModelInputs.check`)."""
-    ranks = {"input_ids": 1, "lengths": 1, "pixel_values": 2, "grid_sizes": 2, "merge_sizes": 1}
-    for name, rank in ranks.items():
-        x = given[name]
-        if x is None:
-            continue
-        if x.ndim != rank or (name == "grid_sizes" and x.shape[1] != 3):
-            raise InputError(f"input.{name} in {path} is {tuple(x.shape)}, but should have {rank} axes, packed")
-        if x.is_floating_point() != (name == "pixel_values"):
-            raise InputError(f"input.{name} in {path} holds {str(x.dtype).removeprefix('torch.')}")
-
-
-def _keep(parts: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        found = _main_tensor(output)
-        if found is not None:
-            found = found.detach().cpu()
-            parts[name] = [*parts.pop(name, []), found.flatten(0, -2) if found.ndim > 2 else found]  # now the latest
-
-    return hook
-
-
-def _main_tensor(output: Any) -> Tensor | None:
-    """What a module computes, where it gives more than a tensor: the first of a tuple, the main field of a transformers
-    output."""
-    if isinstance(output, tuple | list):
-        output = output[0] if output else None
-    for field in ("last_hidden_state", "logits"):
-        output = getattr(output, field, output)
-    return output if isinstance(output, Tensor) else None
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Along rows; an activation function that serves several widths has no rows to join."""
-    if len(parts) > 1 and (parts[0].ndim == 0 or len({part.shape[1:] for part in parts}) > 1):
-        return torch.cat([part.flatten() for part in parts])
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-@contextmanager
-def _removed(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
+def _input(path: str | Path, name: str, x: Tensor | None) -> Tensor | None:
+    if x is None:
+        return None
+    if x.ndim != INPUT_AXES[name] or (name == "grid_sizes" and x.shape[1] != 3):
+        axes = INPUT_AXES[name]
+        raise InputError(f"input.{name} in {path} is {tuple(x.shape)}, but should have {axes} axes, packed")
+    if x.is_floating_point() != (name == "pixel_values"):
+        raise InputError(f"input.{name} in {path} holds {str(x.dtype).removeprefix('torch.')}")
+    return x if x.is_floating_point() else x.long()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vl3ref.errors import InputError
 from vl3ref.parity.activations import Activations, record_modules
@@ -13,44 +13,7 @@ from vl3ref.parity.report import Report
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Relative difference (root mean square) past which a row fails. float64 allows for transformers' own detours through
-float32 (RMSNorm and the vision tower's RoPE)."""
-
-
-def compare_activations(
-    ours: Activations,
-    reference: Activations,
-    truth: Activations | None = None,
-    tolerance: float | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> Report:
-    """One row for every name that both have, in our order.
-
-    Args:
-        truth: the same computation in higher precision, for the errors of each.
-        tolerance: relative difference past which a row fails; by default `TOLERANCES` of our dtype. Ids and masks must
-            be equal; next_ids only where the dtype has 24 bits or more, since near ties turn on the last bit.
-        about: what else the report should say of itself.
-
-    Raises:
-        InputError: they share no name, or a shape differs; says which.
-    """
-    shared = [name for name in ours if name in reference]
-    if not shared:
-        raise InputError(f"no activation has the same name in both; ours begin with {', '.join(list(ours)[:4])}")
-    for name in shared:
-        if ours[name].shape != reference[name].shape:
-            raise InputError(
-                f"{name} is {tuple(ours[name].shape)} in ours and {tuple(reference[name].shape)} in the reference"
-            )
-    rows = [
-        difference(name, ours[name], reference[name], (truth or {}).get(name) if _measured(ours[name]) else None)
-        for name in shared
-    ]
-    dtype = next((x.dtype for x in ours.values() if x.is_floating_point()), torch.float32)
-    limit = TOLERANCES.get(dtype, 1e-5) if tolerance is None else tolerance
-    failed = [row.name for row in rows if _fails(row, ours, limit, dtype)]
-    missing = sorted(set(ours) ^ set(reference))
-    return Report(rows, limit, failed, missing, {"dtype": str(dtype).removeprefix("torch."), **(about or {})})
+float32 (RMSNorm and the vision encoder's RoPE)."""
 
 
 @torch.no_grad()
@@ -65,9 +28,10 @@ def compare(
     """Run any two modules on the same input and compare what their submodules compute.
 
     Args:
-        args: what both are called with; `reference_args` for the reference where it wants something else.
+        args: what both are called with; `reference_args` for the reference where it takes something else.
         pairs: name of a submodule of ours -> that of the reference. By default, all names that both have. The modules
             themselves are compared as "output".
+        tolerance: see `compare_activations`.
     """
     if pairs is None:
         theirs = dict(reference.named_modules())
@@ -80,12 +44,42 @@ def compare(
     return compare_activations(found, expected, tolerance=tolerance)
 
 
-def _measured(x: torch.Tensor) -> bool:
-    return x.is_floating_point()
+def compare_activations(
+    ours: Activations,
+    reference: Activations,
+    precise: Activations | None = None,
+    tolerance: float | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Report:
+    """One row for every name that both have, in our order.
+
+    Args:
+        precise: the same computation in higher precision, for the errors of each.
+        tolerance: relative difference past which a row fails; by default `TOLERANCES` of our dtype. Ids and masks must
+            be equal; next_ids only in float32 and wider, since half precision cannot decide near ties.
+        about: what else the report should say of itself.
+
+    Raises:
+        InputError: they share no name, or a shape differs; says which.
+    """
+    shared = [name for name in ours if name in reference]
+    if not shared:
+        raise InputError(f"no activation has the same name in both; ours begin with {', '.join(list(ours)[:4])}")
+    rows = []
+    for name in shared:
+        a, b = ours[name], reference[name]
+        if a.shape != b.shape:
+            raise InputError(f"{name} is {tuple(a.shape)} in ours and {tuple(b.shape)} in the reference")
+        rows.append(difference(name, a, b, (precise or {}).get(name) if a.is_floating_point() else None))
+    dtype = next((x.dtype for x in ours.values() if x.is_floating_point()), torch.float32)
+    limit = TOLERANCES.get(dtype, 1e-5) if tolerance is None else tolerance
+    failed = [row.name for row in rows if _fails(row, ours[row.name], limit, dtype)]
+    unpaired = sorted(set(ours) ^ set(reference))
+    return Report(rows, limit, failed, unpaired, {"dtype": str(dtype).removeprefix("torch."), **(about or {})})
 
 
-def _fails(row: Difference, ours: Activations, limit: float, dtype: torch.dtype) -> bool:
-    if ours[row.name].is_floating_point():
+def _fails(row: Difference, ours: Tensor, limit: float, dtype: torch.dtype) -> bool:
+    if ours.is_floating_point():
         return not row.relative <= limit  # also where it is nan
     if row.name == "next_ids" and dtype in (torch.bfloat16, torch.float16):
         return False

@@ -1,13 +1,10 @@
-"""How far two tensors are apart, in several units at once."""
+"""How far apart two tensors are, in several units at once."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-
-Verdict = Literal["nearer", "farther", "as near", ""]
 
 
 @dataclass(frozen=True)
@@ -19,13 +16,12 @@ class Difference:
         shape: of both.
         equal: bit for bit.
         max_abs, mean_abs: of the difference.
-        max_ulp: the largest difference in units of the last place of the dtype they were computed in. An element
-            smaller than the tensor's root mean square is counted in that one's units: a sum that cancels is only as
-            exact as its terms.
+        max_ulp: the largest difference in units of the last place. Elements smaller than the tensor's root mean square
+            are counted in that one's units: a sum that cancels is only as exact as its terms.
         relative: root mean square of the difference over that of the reference.
-        cosine: between the two, flattened; 1.0 for two tensors of zeros.
+        cosine: similarity of the two, flattened; 1.0 for two tensors of zeros.
         our_error, reference_error: root mean square distance from the same computation in higher precision, over the
-            root mean square of that; None where there is none.
+            root mean square of that; None where it was not computed.
     """
 
     name: str
@@ -40,63 +36,61 @@ class Difference:
     reference_error: float | None = None
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether ours is nearer the truth than the reference; "as near" within 5 per cent."""
-        if self.our_error is None or self.reference_error is None:
+    def verdict(self) -> str:
+        """Whether ours is nearer to higher precision than the reference: "nearer", "farther", "as near" (within 5 per
+        cent), or "" where that was not computed."""
+        ours, theirs = self.our_error, self.reference_error
+        if ours is None or theirs is None:
             return ""
-        if abs(self.our_error - self.reference_error) <= 0.05 * max(self.our_error, self.reference_error):
-            return "as near"
-        return "nearer" if self.our_error < self.reference_error else "farther"
+        return "as near" if abs(ours - theirs) <= 0.05 * max(ours, theirs) else "nearer" if ours < theirs else "farther"
 
 
 def difference(
     name: str,
     ours: Shaped[Tensor, "*shape"],
     reference: Shaped[Tensor, "*shape"],
-    truth: Shaped[Tensor, "*shape"] | None = None,
+    precise: Shaped[Tensor, "*shape"] | None = None,
 ) -> Difference:
-    """Compare two tensors of any dtype; all sums are taken in float64.
+    """Compare two tensors of any dtype, in float64. For ids and masks, `equal` and `max_abs` are what counts.
 
-    Ids and masks compare as numbers: `equal` and `max_abs` are what counts for them.
+    Args:
+        precise: the same activation computed in higher precision, for `our_error` and `reference_error`.
     """
-    a, b = ours.detach().cpu(), reference.detach().cpu()
-    wide_a, wide_b = a.double(), b.double()
-    apart = (wide_a - wide_b).abs()
-    exact = truth.detach().cpu().double() if truth is not None else None
+    dtype = ours.dtype
+    ours, reference = (x.detach().cpu().double() for x in (ours, reference))
+    precise = precise.detach().cpu().double() if precise is not None else None
+    apart = (ours - reference).abs()
     return Difference(
         name=name,
-        shape=tuple(a.shape),
-        equal=torch.equal(wide_a, wide_b),
-        max_abs=_number(apart.max()) if apart.numel() else 0.0,
-        mean_abs=_number(apart.mean()) if apart.numel() else 0.0,
-        max_ulp=_ulps(apart, wide_b, a.dtype),
-        relative=_relative(wide_a, wide_b),
-        cosine=_cosine(wide_a, wide_b),
-        our_error=None if exact is None else _relative(wide_a, exact),
-        reference_error=None if exact is None else _relative(wide_b, exact),
+        shape=tuple(ours.shape),
+        equal=torch.equal(ours, reference),
+        max_abs=apart.max().item() if apart.numel() else 0.0,
+        mean_abs=apart.mean().item() if apart.numel() else 0.0,
+        max_ulp=_ulps(apart, reference, dtype),
+        relative=_relative(ours, reference),
+        cosine=_cosine(ours, reference),
+        our_error=None if precise is None else _relative(ours, precise),
+        reference_error=None if precise is None else _relative(reference, precise),
     )
 
 
 def _ulps(apart: Tensor, reference: Tensor, dtype: torch.dtype) -> float:
     if not dtype.is_floating_point or not apart.numel():
         return 0.0
-    magnitude = reference.abs().clamp(min=_number(reference.square().mean().sqrt())).clamp(min=torch.finfo(dtype).tiny)
+    root_mean_square = reference.square().mean().sqrt()
+    magnitude = reference.abs().maximum(root_mean_square).clamp(min=torch.finfo(dtype).tiny)
     spacing = torch.finfo(dtype).eps * torch.exp2(torch.floor(torch.log2(magnitude)))
-    return _number((apart / spacing).max())
+    return (apart / spacing).max().item()
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
     """‖a - b‖ / ‖b‖; the absolute distance where b is zero."""
-    distance, size = _number((a - b).norm()), _number(b.norm())
+    distance, size = (a - b).norm().item(), b.norm().item()
     return distance / size if size else distance
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
-    lengths = _number(a.norm()) * _number(b.norm())
+    lengths = a.norm().item() * b.norm().item()
     if not lengths:
         return 1.0 if torch.equal(a, b) else 0.0
-    return _number((a * b).sum()) / lengths
-
-
-def _number(x: Tensor) -> float:
-    return float(x.item())
+    return (a * b).sum().item() / lengths

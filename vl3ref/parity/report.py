@@ -38,30 +38,24 @@ class Report:
         return not self.failed
 
     @property
-    def first_parting(self) -> str | None:
+    def first_difference(self) -> str | None:
         """The first activation that is not the same bit for bit."""
         return next((row.name for row in self.rows if not row.equal), None)
 
     def summary(self) -> str:
         """Two or three sentences."""
-        parted = self.first_parting
-        where = "Every activation is the same bit for bit." if parted is None else f"They part first at {parted}."
-        measured = [row for row in self.rows if row.verdict]
-        counts = {v: sum(row.verdict == v for row in measured) for v in ("nearer", "as near", "farther")}
-        truth = (
-            f" Beside float64, ours is nearer in {counts['nearer']}, as near in {counts['as near']} and farther in "
-            f"{counts['farther']} of {len(measured)} activations."
-            if measured
-            else ""
-        )
-        ending = (
-            f" All rows are within the relative tolerance of {self.tolerance:g}."
-            if self.passed
-            else f" {len(self.failed)} rows are past the relative tolerance of {self.tolerance:g}: "
-            + ", ".join(self.failed)
-            + "."
-        )
-        return where + truth + ending
+        first = self.first_difference
+        sentences = ["Every activation is the same bit for bit." if first is None else f"They first differ at {first}."]
+        if verdicts := [row.verdict for row in self.rows if row.verdict]:
+            nearer, as_near, farther = (verdicts.count(v) for v in ("nearer", "as near", "farther"))
+            sentences.append(
+                f"Measured against float64, ours is nearer in {nearer}, as near in {as_near} and farther in {farther} "
+                f"of {len(verdicts)} activations."
+            )
+        past = f"{len(self.failed)} rows are past" if self.failed else "All rows are within"
+        names = f": {', '.join(self.failed)}" if self.failed else ""
+        sentences.append(f"{past} the relative tolerance of {self.tolerance:g}{names}.")
+        return " ".join(sentences)
 
     def markdown(self) -> str:
         lines = [f"- {key}: {value}" for key, value in self.about.items()]
@@ -73,26 +67,27 @@ class Report:
 
     def table(self) -> Table:
         """For the terminal; rows past the tolerance are red, those that are not equal yellow."""
-        table = Table(
-            title="ours beside the reference", caption=self.summary(), caption_justify="left", box=SIMPLE_HEAD
-        )
+        table = Table(title="ours and the reference", caption=self.summary(), caption_justify="left", box=SIMPLE_HEAD)
         for heading in HEADINGS:
-            words = heading in ("activation", "we are")
-            table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+            table.add_column(heading, justify="left" if heading in ("activation", "we are") else "right", no_wrap=True)
         for row in self.rows:
-            style = "red" if row.name in self.failed else None if row.equal else "yellow"
-            table.add_row(*cells(row), style=style)
+            table.add_row(*cells(row), style="red" if row.name in self.failed else None if row.equal else "yellow")
         return table
 
     def json(self) -> str:
+        """nan and inf, which JSON has not, are written as words; null says that nothing was measured."""
+
+        def finite(value: Any) -> Any:
+            return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
         content = {
             "about": self.about,
             "tolerance": self.tolerance,
             "passed": self.passed,
             "failed": list(self.failed),
-            "first_parting": self.first_parting,
+            "first_difference": self.first_difference,
             "unpaired": list(self.unpaired),
-            "rows": [{**_finite(asdict(row)), "verdict": row.verdict} for row in self.rows],
+            "rows": [{k: finite(v) for k, v in asdict(row).items()} | {"verdict": row.verdict} for row in self.rows],
         }
         return json.dumps(content, indent=1, default=str, allow_nan=False) + "\n"
 
@@ -107,17 +102,16 @@ class Report:
         except ImportError:
             raise InputError("plots need matplotlib: pip install 'vl3ref[plots]'") from None
         rows = [row for row in self.rows if row.shape and row.name not in ("keep_mask", "input_ids", "next_ids")]
-        figure = Figure(figsize=(max(6.0, 0.09 * len(rows) + 4), 4.2), layout="constrained")
-        axes = figure.add_subplot()
+        series = {"difference between the two": [row.relative for row in rows]}
         if any(row.our_error is not None for row in rows):
-            series = [("reference, error beside float64", [row.reference_error for row in rows])]
-            series += [("ours, error beside float64", [row.our_error for row in rows])]
-        else:
-            series = [("ours beside the reference", [row.relative for row in rows])]
-        for label, values in series:
-            axes.plot([v or float("nan") for v in values], label=label, linewidth=1.4)
-        axes.set_yscale("log")
-        axes.set_ylabel("relative error (rms)")
+            series = {
+                "reference, distance from float64": [row.reference_error or 0.0 for row in rows],
+                "ours, distance from float64": [row.our_error or 0.0 for row in rows],
+            }
+        figure = Figure(figsize=(max(6.0, 0.09 * len(rows) + 4), 4.2), layout="constrained")
+        axes = figure.add_subplot(yscale="log", ylabel="relative error (rms)")
+        for label, values in series.items():
+            axes.plot([value or math.nan for value in values], label=label, linewidth=1.4)
         step = max(1, len(rows) // 24)
         axes.set_xticks(range(0, len(rows), step), [row.name for row in rows[::step]], rotation=90, fontsize=7)
         axes.grid(alpha=0.3)
@@ -125,23 +119,18 @@ class Report:
         figure.savefig(path, dpi=120)
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no nan and no infinity; as words they can be told from None, which says that nothing was measured."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
 def cells(row: Difference) -> tuple[str, ...]:
     """A row in the order of `HEADINGS`."""
 
-    def number(value: float | None) -> str:
-        return "" if value is None else "0" if value == 0 else f"{value:.1e}"
+    def number(value: float | None, form: str = ".1e") -> str:
+        return "" if value is None else "0" if value == 0 else format(value, form)
 
     return (
         row.name,
         "×".join(map(str, row.shape)),
         number(row.max_abs),
         number(row.mean_abs),
-        "0" if row.max_ulp == 0 else f"{row.max_ulp:.1f}",
+        number(row.max_ulp, ".1f"),
         number(max(1 - row.cosine, 0.0)),
         number(row.our_error),
         number(row.reference_error),
