@@ -6,7 +6,7 @@ import torch
 from tests.goldens_cases import CASES, NAMES, golden, inputs_of, labels_of
 from tests.helpers import GOLDENS
 from vl3ref.checkpoints import load_model
-from vl3ref.checkpoints.names import FROM_OURS, translate
+from vl3ref.checkpoints.layouts import file_name
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import join
 
@@ -58,7 +58,7 @@ def test_loss_and_every_gradient(model: VideoLLaMA3, layout: str, case: str) -> 
     assert output.loss.item() == pytest.approx(CASES[case]["loss"], rel=1e-6)
     output.loss.backward()
     norms = {
-        translate(name, FROM_OURS["official"]): parameter.grad.norm().item()
+        file_name(name, "official"): parameter.grad.norm().item()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
@@ -85,7 +85,7 @@ def test_all_cases_generated_as_one_batch(model: VideoLLaMA3, layout: str) -> No
         assert torch.equal(answer, golden(case, "greedy")), case
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_learnt_tokens(model: VideoLLaMA3, layout: str) -> None:
+def test_the_loss_of_a_batch_is_the_mean_over_its_targets(model: VideoLLaMA3, layout: str) -> None:
     inputs = join([inputs_of(case, layout) for case in NAMES])
     with torch.no_grad():
         loss = model(inputs, labels=labels_of(inputs)).loss

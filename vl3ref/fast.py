@@ -7,8 +7,8 @@ A decode step, newest tokens -> logits, comes in three kinds, to be handed to `s
     CompiledStep    torch.compile's fewer, fused kernels, after a minute of compiling; on a GPU captured as well
 
 All give the same tokens, up to ties that rounding decides. The last two need shapes that stay the same from token to
-token, so their attention reads the whole cache under a mask. A graph replays kernels and no Python: hooks on modules run
-while it is captured, and not again.
+token, so their attention reads the whole cache under a mask. A graph replays kernels and no Python: a module's hooks
+run while it is captured, and not again.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import VisionEncoder
 
 DecodeStep: TypeAlias = Callable[[LanguageModel, KVCache, Tensor], Tensor]
-"""(decoder, cache, newest token of each row (rows,)) -> logits of the next (rows, vocab). The cache grows by one each."""
+"""(decoder, cache, newest token of each row (rows,)) -> logits of the next (rows, vocab). The cache grows."""
 
 
 def default_step(device: torch.device) -> DecodeStep:
@@ -57,23 +57,17 @@ def compiled_static_step() -> Callable[..., Tensor]:
 class CompiledStep:
     """One compilation serves all later caches, whatever their sizes."""
 
-    compute: Callable[..., Tensor]
-
-    def __init__(self) -> None:
-        self.compute = compiled_static_step()
-        self.state: tuple[Tensor, ...] = ()
-
     def __call__(self, decoder: LanguageModel, cache: KVCache, tokens: Int[Tensor, " rows"]) -> Tensor:
         slots = torch.tensor(cache.lengths, device=cache.device)
         positions = torch.tensor(cache.next_positions, device=cache.device)
-        logits = self.compute(decoder, cache, tokens, slots, positions)
+        logits = compiled_static_step()(decoder, cache, tokens, slots, positions)
         cache.advance([1] * len(tokens))
         return logits
 
 
 class CapturedStep:
-    """A CUDA graph of one step, for one cache. It is captured again when the cache's tensors are others (rows dropped, or
-    room added).
+    """A CUDA graph of one step, for one cache. It is captured again when the cache has new tensors: when rows were
+    dropped, or room added.
 
     Args:
         compiled: capture the compiled step.

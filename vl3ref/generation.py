@@ -26,12 +26,12 @@ from vl3ref.sampling import Sampler, Sampling, is_whole
 
 
 def generate(
-    model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Int[Tensor, " tokens"], **options: Any
+    model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Int[Tensor, " tokens"], *options: Any, **named: Any
 ) -> list[Int[Tensor, " new"]]:
     """Answer every conversation.
 
     Args:
-        model, inputs, options: as in `stream`.
+        model, inputs: as in `stream`, and so are the options, by position or by name.
 
     Returns:
         One int64 tensor on the CPU per conversation: the new ids alone, the end-of-text id included when it came.
@@ -40,7 +40,7 @@ def generate(
         InputError: an option out of range, or inputs that contradict each other.
     """
     answers: list[list[int]] = [[] for _ in range(len(inputs.lengths) if isinstance(inputs, ModelInputs) else 1)]
-    for conversation, token in stream(model, inputs, **options):
+    for conversation, token in stream(model, inputs, *options, **named):
         answers[conversation].append(token)
     return [torch.tensor(answer, dtype=torch.int64) for answer in answers]
 
@@ -71,8 +71,8 @@ def stream(
         temperature, top_p, top_k, repetition_penalty, seed, penalty_scope: see `Sampling`; greedy by default.
         end_token_ids: what ends an answer (default: the checkpoint's).
         pruner: in place of the model's, for this call.
-        cache: of earlier turns of one conversation, to continue: `inputs` are then the new tokens alone. It is extended in
-            place and afterwards holds everything up to, but not including, the last token yielded.
+        cache: of earlier turns of one conversation, to continue: `inputs` are then the new tokens alone. It is extended
+            in place and afterwards holds everything up to, but not including, the last token yielded.
         step: how a token is computed (see `vl3ref.fast`); None takes the best for the device.
 
     Raises:

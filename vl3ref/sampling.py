@@ -1,6 +1,6 @@
 """How the next token is chosen from its logits, in transformers' order and meaning:
 
-    repetition penalty -> minimum length -> temperature -> top-k -> top-p -> sample
+repetition penalty -> minimum length -> temperature -> top-k -> top-p -> sample
 """
 
 import math
@@ -23,11 +23,11 @@ class Sampling:
         temperature: 0 for greedy; else logits are divided by it and a token is sampled.
         top_k: sample among the k likeliest (None: all).
         top_p: sample among the likeliest that together reach this probability (None: all).
-        repetition_penalty: logits of tokens seen before are divided by it where positive, multiplied where negative.
-        penalty_scope: what counts as seen: "new" tokens (as the official model, which generates from embeddings), or the
-            "prompt" as well (as transformers' port).
-        seed: conversation b samples with seed + b, so that one alone gets the same as the first of several. None takes a
-            seed from the operating system.
+        repetition_penalty: logits of seen tokens are divided by it where positive, multiplied where negative.
+        penalty_scope: what counts as seen: "new" tokens (as in the official model, which generates from embeddings), or
+            the "prompt" as well (as in transformers' port).
+        seed: conversation b samples with seed + b, so that one alone gets the same as the first of several. None takes
+            a seed from the operating system.
 
     Raises:
         InputError: a value out of range.

@@ -57,8 +57,8 @@ def trace(inputs: ModelInputs, keep_mask: Bool[Tensor, " visual_tokens"] | None 
     position = (kept.cumsum(0) - 1)[visual.cpu()]
     layouts = zip(inputs.sources, inputs.grid_sizes.tolist(), inputs.merge_sizes.tolist(), strict=True)
     parts = [_trace_one(index, source, grid, merge) for index, (source, grid, merge) in enumerate(layouts)]
-    columns = (torch.cat(column)[keep] for column in zip(*parts, strict=True))
-    return TokenTrace(*columns, position=position[keep])
+    index, frame, time, box = (torch.cat(column)[keep] for column in zip(*parts, strict=True))
+    return TokenTrace(index, frame, time, box, position[keep])
 
 
 def _trace_one(index: int, source: VisualSource, grid: list[int], merge: int) -> tuple[Tensor, ...]:

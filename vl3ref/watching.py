@@ -5,8 +5,8 @@ with watch(model) as seen:
 seen.language.hidden_states[3]      # what enters block 3, (tokens, dim); the last one follows the final norm
 seen.vision.attentions[0][2]        # block 0, frame 2: (heads, patches, patches)
 
-Patches are listed row by row, not in the merge-block order in which they are computed, so that a row of a map reshaped to
-(rows, columns) is a picture. Maps are computed beside the fused attention: the result is the same with and without them.
+Patches are listed row by row, not in the merge-block order in which they are computed, so that a row of a map reshaped
+to (rows, columns) is a picture. Maps are computed beside the fused attention: the pass gives the same without them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,13 +83,15 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
     """
     vision, language = model.vision_encoder, model.language_model
     if "forward" in vars(vision):
-        raise InputError("equal frames are encoded once here, so not every frame can be watched: leave that context first")
-    blocks = vision.encoder["layers"], language.layers
-    if unknown := [layer for layer in layers or () if not -len(max(blocks, key=len)) <= layer <= len(max(blocks, key=len))]:
-        raise InputError(f"layer {unknown[0]} is not there: the towers have {len(blocks[0])} and {len(blocks[1])}")
+        raise InputError(
+            "only distinct frames are encoded here (encode_equal_frames_once): watch outside of it"
+        )
+    deepest = max(len(vision.encoder.layers), len(language.layers))
+    if unknown := [layer for layer in layers or () if not -deepest <= layer <= deepest]:
+        raise InputError(f"there is no layer {unknown[0]}; the deeper tower has {deepest}")
     with ExitStack() as hooks:
         watched = Watched(
-            _watch(vision.encoder["layers"], vision.post_layernorm, layers, hooks),
+            _watch(vision.encoder.layers, vision.post_layernorm, layers, hooks),
             _watch(language.layers, language.norm, layers, hooks),
         )
         frames = watched.vision._frames

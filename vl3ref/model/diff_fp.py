@@ -18,8 +18,8 @@ from vl3ref.model_inputs import ModelInputs
 
 Pruner = Callable[[ModelInputs, Tensor | None], Tensor]
 """(inputs, vision features (tokens, dim)) -> which visual tokens are kept: a bool mask (tokens,), or float scores
-(tokens,). Tokens with a score above 0 are kept, and what the projector made of them is multiplied by it: so a pruner that
-learns gets a gradient. Put your own into `model.pruner`."""
+(tokens,). Tokens with a score above 0 are kept, and their embeddings are multiplied by it, so that a pruner that learns
+gets a gradient. Put your own into `model.pruner`."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ read by every layer:
     append    any number of new tokens     each conversation's new tokens attend to all of its own
     decode    one new token each           one batched call; a mask hides what shorter conversations have not filled
 
-A token's slot in the cache and its rotary position are two things: equal by default, apart where the model has a position
-scheme of its own (`VideoLLaMA3.positions`).
+A token's slot in the cache and its rotary position are two things: equal by default, different where the model has a
+position scheme of its own (`VideoLLaMA3.positions`).
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,12 @@ class Step:
     mask: Float[Tensor, "conversations keys"] | None = None
 
 
-def count_positions(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Int[Tensor, " tokens"]:
+def first_step(lengths: Sequence[int], positions: Tensor | None, device: torch.device) -> Step:
+    """The plan of a forward pass without a cache."""
+    return Step("prefill", lengths, _count(lengths, [0] * len(lengths), device) if positions is None else positions)
+
+
+def _count(lengths: Sequence[int], starts: Sequence[int], device: torch.device) -> Int[Tensor, " tokens"]:
     """start, start + 1, ... for the tokens of each conversation."""
     return torch.cat([torch.arange(s, s + n, device=device) for s, n in zip(starts, lengths, strict=True)])
 
@@ -102,7 +107,7 @@ class KVCache:
             return Step("decode", lengths, positions, past, (rows, slots) if len(past) > 1 else None, keys, mask)
         starts = self.next_positions
         if positions is None:
-            positions = count_positions(lengths, starts, self.device)
+            positions = _count(lengths, starts, self.device)
         elif any(past):
             parts = zip(positions.split(list(lengths)), starts, strict=True)
             positions = torch.cat([part + start for part, start in parts])
@@ -115,14 +120,8 @@ class KVCache:
         mask = self._mask(slots, self.capacity)
         return Step("decode", [1] * len(slots), positions, (), (rows, slots), self.capacity, mask)
 
-    def write(
-        self,
-        layer: int,
-        k: Float[Tensor, "tokens kv_heads head_dim"],
-        v: Float[Tensor, "tokens kv_heads head_dim"],
-        step: Step,
-    ) -> None:
-        """Store the new tokens of one layer; `advance` counts them once all layers have."""
+    def write(self, layer: int, k: Tensor, v: Tensor, step: Step) -> None:
+        """Store new keys and values (tokens, kv_heads, head_dim); `advance` counts them once all layers have."""
         for cached, new in ((self.keys[layer], k), (self.values[layer], v)):
             if step.slots is not None:
                 cached[step.slots[0], :, step.slots[1]] = new

@@ -2,8 +2,8 @@
 
     ids -> embed_tokens -> blocks of (causal grouped-query attention with RoPE, SiLU-gated MLP) -> norm -> head
 
-It does not need the rest of the model: `LanguageModel` takes ids or embeddings, and generates. What differs in Qwen3 and
-Llama is in the config: the heads' size, norms of queries and keys, biases, and the scaling of RoPE.
+It does not need the rest of the model: `LanguageModel` takes ids or embeddings, and generates. What differs in Qwen3
+and Llama (head size, norms of queries and keys, biases, RoPE scaling) is in the config.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,18 @@ from torch.utils.checkpoint import checkpoint
 from vl3ref.config import LanguageConfig
 from vl3ref.errors import InputError
 from vl3ref.model.attention import PackedAttention
-from vl3ref.model.kv_cache import KVCache, Step, count_positions
+from vl3ref.model.kv_cache import KVCache, Step, first_step
 from vl3ref.model.rope import Rotation, TextRotary, rotate
+
+Tokens = Float[Tensor, "tokens dim"]
+"""The residual stream: one row per token, conversation after conversation."""
 
 
 class LanguageModel(nn.Module):
     """A decoder with its head (the embedding table itself where the checkpoint ties them).
 
     Attributes:
-        rotary: RoPE, a module without parameters: (positions, dtype) -> Rotation.
-        gradient_checkpointing: keep only what passes between layers for the backward pass, and compute the rest again.
+        gradient_checkpointing: keep only what passes between layers for the backward pass.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -56,9 +58,6 @@ class LanguageModel(nn.Module):
             cache: read and extended: positions continue where each conversation left off.
             logits_to_keep: 0 for the logits of every token, k for those of the last k of each conversation.
 
-        Returns:
-            Logits in the model's dtype, packed.
-
         Raises:
             InputError: x has another form, or lengths or ids do not fit it.
         """
@@ -77,21 +76,17 @@ class LanguageModel(nn.Module):
         lengths: Sequence[int],
         cache: KVCache | None = None,
         positions: Int[Tensor, "tokens *axes"] | None = None,
-    ) -> Float[Tensor, "tokens dim"]:
+    ) -> Tokens:
         """What the head reads: the residual stream after the last norm. `positions`: see `KVCache.step`."""
         if cache is None:
-            if positions is None:
-                positions = count_positions(lengths, [0] * len(lengths), x.device)
-            return self.run(x, Step("prefill", lengths, positions))
+            return self.run(x, first_step(lengths, positions, x.device))
         cache.reserve(lengths)
         step = cache.step(lengths, positions)
         x = self.run(x, step, cache)
         cache.advance(lengths, None if positions is None else step.positions)
         return x
 
-    def run(
-        self, x: Shaped[Tensor, "tokens *dim"], step: Step, cache: KVCache | None = None
-    ) -> Float[Tensor, "tokens dim"]:
+    def run(self, x: Shaped[Tensor, "tokens *dim"], step: Step, cache: KVCache | None = None) -> Tokens:
         """All blocks and the last norm, for a step that is planned already."""
         x = x if x.is_floating_point() else self.embed_tokens(x)
         rotation = self.rotary(step.positions, x.dtype)
@@ -102,7 +97,7 @@ class LanguageModel(nn.Module):
                 x = layer(x, rotation, step, cache)
         return self.norm(x)
 
-    def head(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens vocab"]:
+    def head(self, hidden: Tokens) -> Float[Tensor, "tokens vocab"]:
         return F.linear(hidden, self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
 
     def new_cache(self, conversations: int, capacity: int = 0) -> KVCache:
@@ -110,14 +105,14 @@ class LanguageModel(nn.Module):
         like = self.embed_tokens.weight
         return KVCache(self.config, conversations, capacity, like.dtype, like.device)
 
-    def generate(self, ids: Int[Tensor, " tokens"], max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
-        """Continue a text: `vl3ref.generation.generate`, which explains the options. The list has one entry."""
+    def generate(self, ids: Int[Tensor, " tokens"], *options: Any, **named: Any) -> list[Tensor]:
+        """Continue a text; the list has one entry. Options: see `vl3ref.generation.stream`."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, ids, max_new_tokens=max_new_tokens, **options)
+        return generate(self, ids, *options, **named)
 
 
-def last_of_each(x: Float[Tensor, "tokens dim"], lengths: Sequence[int], k: int) -> Float[Tensor, "kept dim"]:
+def last_of_each(x: Tokens, lengths: Sequence[int], k: int) -> Float[Tensor, "kept dim"]:
     """The last k tokens of each conversation; all of them if k is 0."""
     return torch.cat([segment[-k:] for segment in x.split(list(lengths))]) if k else x
 
@@ -130,9 +125,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config)
 
-    def forward(
-        self, x: Float[Tensor, "tokens dim"], rotation: Rotation, step: Step, cache: KVCache | None = None
-    ) -> Float[Tensor, "tokens dim"]:
+    def forward(self, x: Tokens, rotation: Rotation, step: Step, cache: KVCache | None = None) -> Tokens:
         x = x + self.self_attn(self.input_layernorm(x), rotation, step, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -153,9 +146,7 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.attend = PackedAttention()
 
-    def forward(
-        self, x: Float[Tensor, "tokens dim"], rotation: Rotation, step: Step, cache: KVCache | None = None
-    ) -> Float[Tensor, "tokens dim"]:
+    def forward(self, x: Tokens, rotation: Rotation, step: Step, cache: KVCache | None = None) -> Tokens:
         q, k, v = (project(x).view(len(x), -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -170,12 +161,8 @@ class SelfAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)).
-
-    Attributes:
-        chunk_tokens: how many tokens are computed together. An MLP is several times as wide as the residual stream, and
-            would bound the length of a prompt; at 2,048 tokens the 2B's holds 0.2 GB.
-    """
+    """down(silu(gate(x)) * up(x)). It is several times as wide as the residual stream, and would bound the length of a
+    prompt: `chunk_tokens` are computed together, for which the 2B's holds 0.2 GB."""
 
     chunk_tokens = 2048
 
@@ -185,12 +172,12 @@ class GatedMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
-    def forward(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+    def forward(self, x: Tokens) -> Tokens:
         if len(x) > self.chunk_tokens:
             return torch.cat([self._together(chunk) for chunk in x.split(self.chunk_tokens)])
         return self._together(x)
 
-    def _together(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+    def _together(self, x: Tokens) -> Tokens:
         # In place of silu's result: one array of the MLP's width less.
         return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 

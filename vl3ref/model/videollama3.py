@@ -116,15 +116,11 @@ class VideoLLaMA3(nn.Module):
         self.vision_encoder.gradient_checkpointing = self.language_model.gradient_checkpointing = on
         return self
 
-    def generate(self, inputs: ModelInputs, max_new_tokens: int = 128, **options: Any) -> list[Tensor]:
-        """Answer every conversation: `vl3ref.generation.generate`, which explains the options.
-
-        Returns:
-            One 1-D int64 tensor of new ids per conversation, the end-of-text id included when it came.
-        """
+    def generate(self, inputs: ModelInputs, *options: Any, **named: Any) -> list[Tensor]:
+        """Answer every conversation, each by a tensor of new ids. Options: see `vl3ref.generation.stream`."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
-        return generate(self, inputs, max_new_tokens=max_new_tokens, **options)
+        return generate(self, inputs, *options, **named)
 
     @property
     def device(self) -> torch.device:
@@ -169,12 +165,12 @@ class ModelOutput:
         return f"ModelOutput({', '.join(there)})"
 
 
-def _check_visual(projected: Tensor, scores: Tensor, tokens: int, dim: int) -> None:
+def _check_visual(projected: Tensor, scores: Any, tokens: int, dim: int) -> None:
     wrong = not isinstance(scores, Tensor) or not (scores.dtype == torch.bool or scores.is_floating_point())
     if wrong or tuple(scores.shape) != (tokens,):
         made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
         raise InputError(
-            f"the pruner made {made}; it should give a bool mask or float scores, one for each of {tokens} visual tokens"
+            f"the pruner made {made}; it should make a bool mask or float scores, one for each of {tokens} tokens"
         )
     if tuple(projected.shape) != (tokens, dim):
         raise InputError(

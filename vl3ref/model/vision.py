@@ -23,22 +23,24 @@ from vl3ref.model.attention import PackedAttention
 from vl3ref.model.rope import ImageRotary, Rotation, rotate
 from vl3ref.model_inputs import check_grids
 
+Patches = Float[Tensor, "patches dim"]
+"""The residual stream: one row per patch, frame after frame."""
+
 Frame = tuple[int, int, int]
 """Rows and columns of patches of one frame (or image), and its merge size."""
 
 CHUNK_PATCHES = {"cpu": 1152, "cuda": 9216}
-"""Patches encoded together, by device. On a CPU two frames of 24 x 24, whose activations stay in its cache; on a GPU
-sixteen, for larger matrix products (not measured)."""
+"""Patches encoded together: on a CPU two frames of 24 x 24, whose activations stay in its cache; on a GPU sixteen, for
+larger matrix products (not measured)."""
 
 
 class VisionEncoder(nn.Module):
     """Patches of any number of images and videos -> one feature per visual token.
 
     Attributes:
-        rotary, merge: 2D RoPE and token merge, modules without parameters.
-        chunk_patches: at most this many patches are encoded together, in whole frames, which bounds the memory of a long
-            video. None looks `CHUNK_PATCHES` up.
-        gradient_checkpointing: keep only what passes between layers for the backward pass, and compute the rest again.
+        chunk_patches: encode at most this many patches together, in whole frames: it bounds the memory of a long video.
+            None looks `CHUNK_PATCHES` up.
+        gradient_checkpointing: keep only what passes between layers for the backward pass.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -48,8 +50,7 @@ class VisionEncoder(nn.Module):
         self.gradient_checkpointing = False
         self.embeddings: nn.Module = PatchEmbeddings(config)
         self.rotary: nn.Module = ImageRotary(config)
-        layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.encoder = nn.ModuleDict({"layers": layers})
+        self.encoder = Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.merge: nn.Module = TokenMerge()
 
@@ -61,9 +62,7 @@ class VisionEncoder(nn.Module):
     ) -> Float[Tensor, "tokens dim"]:
         """
         Args:
-            pixel_values: flattened normalised patches, each visual's in merge-block order; any float dtype.
-            grid_sizes: frames, rows and columns of patches of each visual.
-            merge_sizes: patches along the side of one visual token.
+            pixel_values, grid_sizes, merge_sizes: see `ModelInputs`; pixels of any float dtype.
 
         Returns:
             Features, frame by frame and row by row; tokens = sum of frames * rows * columns / merge^2.
@@ -86,7 +85,7 @@ class VisionEncoder(nn.Module):
         rotation = self.rotary(positions)
         lengths = [h * w for h, w, _ in frames]
         x = self.embeddings(patches.to(self.post_layernorm.weight.dtype), positions)
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rotation, lengths, use_reentrant=False)
             else:
@@ -98,23 +97,21 @@ def in_chunks(frames: Sequence[Frame], limit: int) -> Iterator[list[Frame]]:
     """Neighbouring frames of together at most `limit` patches, and always at least one frame."""
     chunk: list[Frame] = []
     size = 0
-    for height, width, merge in frames:
-        if chunk and size + height * width > limit:
+    for frame in frames:
+        patches = frame[0] * frame[1]
+        if chunk and size + patches > limit:
             yield chunk
             chunk, size = [], 0
-        chunk.append((height, width, merge))
-        size += height * width
+        chunk.append(frame)
+        size += patches
     if chunk:
         yield chunk
 
 
 @lru_cache(maxsize=64)
 def patch_positions(frame: Frame, device: torch.device) -> Int[Tensor, "patches 2"]:
-    """Row and column of every patch of a frame.
-
-    Patches are listed in merge x merge blocks, as the processor writes them, so that the patches of one visual token are
-    neighbours. Every frame starts at (0, 0): time is not an axis here, it is written into the prompt.
-    """
+    """Row and column of every patch of a frame, in merge x merge blocks as the processor writes them: the patches of a
+    visual token are neighbours. Every frame starts at (0, 0); time is written into the prompt instead."""
     height, width, merge = frame
     with torch.inference_mode(False):  # kept, and used in training too
         rows = repeat(torch.arange(height, device=device), "h -> h w", w=width)
@@ -125,7 +122,7 @@ def patch_positions(frame: Frame, device: torch.device) -> Int[Tensor, "patches 
 class TokenMerge(nn.Module):
     """Shrink each frame's grid of features by its merge size, bilinearly (for 2: the mean of each 2 x 2 block)."""
 
-    def forward(self, features: Float[Tensor, "patches dim"], frames: Sequence[Frame]) -> Float[Tensor, "tokens dim"]:
+    def forward(self, features: Patches, frames: Sequence[Frame]) -> Float[Tensor, "tokens dim"]:
         runs = [(frame, len(list(run))) for frame, run in groupby(frames)]
         tokens = []
         for x, ((h, w, m), t) in zip(features.split([h * w * t for (h, w, _), t in runs]), runs, strict=True):
@@ -148,10 +145,16 @@ class PatchEmbeddings(nn.Module):
         size = config.patch_size
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
 
-    def forward(
-        self, patches: Float[Tensor, "patches values"], positions: Int[Tensor, "patches 2"]
-    ) -> Float[Tensor, "patches dim"]:
+    def forward(self, patches: Float[Tensor, "patches values"], positions: Int[Tensor, "patches 2"]) -> Patches:
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+
+class Encoder(nn.Module):
+    """The blocks, under the name they have in checkpoints: `encoder.layers`."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class EncoderLayer(nn.Module):
@@ -162,9 +165,7 @@ class EncoderLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
-    def forward(
-        self, x: Float[Tensor, "patches dim"], rotation: Rotation, lengths: Sequence[int]
-    ) -> Float[Tensor, "patches dim"]:
+    def forward(self, x: Patches, rotation: Rotation, lengths: Sequence[int]) -> Patches:
         x = x + self.self_attn(self.layer_norm1(x), rotation, lengths)
         return x + self.mlp(self.layer_norm2(x))
 
@@ -181,9 +182,7 @@ class VisionAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.attend = PackedAttention()
 
-    def forward(
-        self, x: Float[Tensor, "patches dim"], rotation: Rotation, lengths: Sequence[int]
-    ) -> Float[Tensor, "patches dim"]:
+    def forward(self, x: Patches, rotation: Rotation, lengths: Sequence[int]) -> Patches:
         q, k, v = (project(x).view(len(x), -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         out = self.attend(rotate(q, rotation), rotate(k, rotation), v, lengths, causal=False)
         return self.out_proj(out.flatten(1))
@@ -195,5 +194,5 @@ class VisionMLP(nn.Module):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Float[Tensor, "patches dim"]) -> Float[Tensor, "patches dim"]:
+    def forward(self, x: Patches) -> Patches:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

@@ -95,7 +95,7 @@ def shard(model: VideoLLaMA3, device: torch.device, bfloat16: bool = False) -> N
         TrainingError: a parameter cannot be spread: it is a single number, or more than one layer has it.
     """
     _check_shardable(model)
-    layers = [*model.vision_encoder.encoder["layers"].children(), *model.language_model.layers]
+    layers = [*model.vision_encoder.encoder.layers, *model.language_model.layers]
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # Inputs are left as they are: pixels and the vision encoder's rotations have to stay float32.
     narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
