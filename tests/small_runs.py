@@ -1,5 +1,6 @@
-"""Training runs of a very small model: in this process, in ones that are killed, and under torchrun."""
+"""Training runs of a very small model: in this process, in one that is killed, and under torchrun."""
 
+import importlib
 import json
 import os
 import signal
@@ -8,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.initialise import random_model
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.training import run_log, run_state, stage_run, trainer
+from vl3ref.training import checkpoints, run_log, trainer
 from vl3ref.training.distributed import Processes, started
+from vl3ref.training.run import train_stage
 from vl3ref.training.run_log import COLUMNS, RunLog, read_log
 from vl3ref.training.samples import AnnotationError
 from vl3ref.training.stages import TINY, Stage
@@ -40,7 +41,7 @@ LANGUAGE = LanguageConfig(
     tie_word_embeddings=True,
 )
 STAGE = TINY[2]
-"""All parts are trained, DiffFP is on, pictures and videos are merged by 2."""
+"""All parts are trained, DiffFP is on, images and videos are merged by 2."""
 
 
 @lru_cache
@@ -59,7 +60,7 @@ def small_model(seed: int = 0, **language: Any) -> VideoLLaMA3:
     return model
 
 
-WORDS = (
+WORDS = [
     "red",
     "green",
     "blue",
@@ -73,12 +74,12 @@ WORDS = (
     "moves",
     "stays",
     "turns",
-)
+]
 
 
 class Mixed:
-    """Samples of noise, as the letters of `kinds` say: shown (s: a picture, or a clip in which half of what there is
-    stands still), told in words (t), a greeting (g), or broken (b)."""
+    """Samples of noise, as the letters of `kinds` say: something to see (s: an image, or a clip in which half of every
+    frame stands still), text alone (t), a greeting (g), or broken (b)."""
 
     def __init__(self, kinds: str) -> None:
         self.kinds = kinds
@@ -119,7 +120,8 @@ class Run:
     """A run over the samples of `kinds`, in their order, once.
 
     Attributes:
-        kill: a moment of `MOMENTS` and the step at which it comes: the process is killed there.
+        change: "module:function".
+        kill: a moment of `MOMENTS` and the step at which it comes.
         late: seconds by which the first process makes its log later than the others.
     """
 
@@ -132,47 +134,41 @@ class Run:
     keep: int = 2
     workers: int = 0
     bfloat16: bool = False
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     resume: bool = True
+    change: str | None = None
     kill: tuple[str, int] | None = None
     late: float = 0.0
 
     @property
     def plan(self) -> Plan:
-        steps = len(self.kinds) // self.batch
-        return Plan(steps, save_every=self.save_every, keep=self.keep, workers=self.workers, bfloat16=self.bfloat16)
+        return Plan(
+            len(self.kinds) // self.batch,
+            batch_size=self.batch,
+            pack_tokens=self.pack_tokens,
+            shuffle=False,
+            save_every=self.save_every,
+            keep=self.keep,
+            workers=self.workers,
+            bfloat16=self.bfloat16,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
 
     def train(self, model: VideoLLaMA3 | None = None, processes: Processes | None = None) -> VideoLLaMA3:
         """Train a model (a small one, always the same, if none is given)."""
-        model = (small_model() if model is None else model).recompute(self.recompute)
-        settings = (self.stage, self.plan, self.folder, self.batch, self.pack_tokens)
-        stage_run.train_stage(model, processor(), Mixed(self.kinds), *settings, resume=self.resume, processes=processes)
+        model = small_model() if model is None else model
+        change = None
+        if self.change is not None:
+            module, _, name = self.change.partition(":")
+            change = getattr(importlib.import_module(module), name)
+            torch.manual_seed(0)
+            change(model)
+        samples, given = Mixed(self.kinds), {"change": change, "resume": self.resume, "processes": processes}
+        train_stage(model, processor(), samples, self.stage, self.plan, self.folder, **given)
         return model
-
-    def start(self) -> Any:
-        """The run in a process of its own, forked from one that has loaded torch and computed nothing."""
-        context = get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        process = context.Process(target=_train, args=(self,))
-        process.start()
-        return process
-
-    def in_own_process(self) -> int:
-        """Its exit code; -9 if it was killed."""
-        process = self.start()
-        process.join(600)
-        return process.exitcode
 
     def as_json(self) -> dict[str, Any]:
         return {**vars(self), "folder": str(self.folder), "stage": TINY.index(self.stage)}
-
-
-def _train(run: Run) -> None:
-    torch.set_num_threads(1)  # the same bits in every process
-    set_start_method("fork", force=True)  # of its workers
-    if run.kill is not None:
-        arm(*run.kill)
-    run.train()
 
 
 def rows(folder: Path, first: int = 1) -> list[dict[str, str]]:
@@ -190,51 +186,65 @@ def column(folder: Path, name: str, first: int = 1) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------------------------------- killing
 
+Replace = Callable[[Any, str, Any], None]
+"""`setattr`, or pytest's, which can be undone."""
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
-
-def arm(moment: str, step: int) -> None:
-    """Have this process killed, as `kill -9` does it, at a moment of a step."""
-    write = RunLog.write
-    done = [0]
+def arm(moment: str, step: int, die: Callable[[], None], put: Replace = setattr) -> None:
+    """Have a run die at a moment of a step."""
+    write, done = RunLog.write, [0]
 
     def counted(self: RunLog, number: int, figures: Any) -> None:
         write(self, number, figures)
         done[0] = number
 
-    RunLog.write = counted  # type: ignore[method-assign]
+    put(RunLog, "write", counted)
     owner, name, wrap = MOMENTS[moment]
     begun = 1 if moment == "its gradients are there" else 0
-    setattr(owner, name, wrap(getattr(owner, name), lambda: done[0] + begun >= step))
 
-
-def before(function: Any, due: Callable[[], bool]) -> Any:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if due():
+    def die_if_due() -> None:
+        if done[0] + begun >= step:
             die()
+
+    put(owner, name, wrap(getattr(owner, name), die_if_due))
+
+
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Killed(BaseException):
+    """What stands for `kill -9` where the process has to live on."""
+
+
+def raise_killed() -> None:
+    raise Killed
+
+
+def before(function: Any, die_if_due: Callable[[], None]) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        die_if_due()
         return function(*args, **kwargs)
 
     return wrapped
 
 
-def after(function: Any, due: Callable[[], bool]) -> Any:
+def after(function: Any, die_if_due: Callable[[], None]) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if due():
-            die()
+        die_if_due()
         return result
 
     return wrapped
 
 
-def half(save: Any, due: Callable[[], bool]) -> Any:
+def half(save: Any, die_if_due: Callable[[], None]) -> Any:
     def wrapped(content: Any, path: Path) -> None:
         save(content, path)
-        if due():
-            os.truncate(path, path.stat().st_size // 2)
-            die()
+        size = path.stat().st_size
+        os.truncate(path, size // 2)
+        die_if_due()
+        save(content, path)
 
     return wrapped
 
@@ -242,20 +252,20 @@ def half(save: Any, due: Callable[[], bool]) -> Any:
 def visible(wrap: Any) -> Any:
     """`os.rename`, where it gives a checkpoint its name."""
 
-    def then(rename: Any, due: Callable[[], bool]) -> Any:
-        armed = wrap(rename, due)
+    def then(rename: Any, die_if_due: Callable[[], None]) -> Any:
+        armed = wrap(rename, die_if_due)
         return lambda old, new: (armed if Path(new).name.startswith("checkpoint-") else rename)(old, new)
 
     return then
 
 
-def half_way(remove: Any, due: Callable[[], bool]) -> Any:
+def half_way(remove: Any, die_if_due: Callable[[], None]) -> Any:
     """`shutil.rmtree`, of a whole checkpoint."""
 
     def wrapped(folder: Path, *args: Any, **kwargs: Any) -> None:
-        if due() and (Path(folder) / "trainer.pt").exists():
+        if (Path(folder) / "trainer.pt").exists():
             (Path(folder) / "model.safetensors").unlink()
-            die()
+            die_if_due()
         remove(folder, *args, **kwargs)
 
     return wrapped
@@ -265,20 +275,21 @@ MOMENTS: dict[str, tuple[Any, str, Any]] = {
     "its line is in the log": (RunLog, "write", after),
     "its gradients are there": (trainer, "clip_gradients", before),
     "the weights are being written": (saving, "_write_shards", before),
-    "the weights are written": (stage_run, "write_checkpoint", after),
-    "half of the trainer's state is written": (run_state.torch, "save", half),
-    "the checkpoint is about to get its name": (run_state.os, "rename", visible(before)),
-    "the checkpoint has its name": (run_state.os, "rename", visible(after)),
-    "an old checkpoint is being removed": (run_state.shutil, "rmtree", half_way),
+    "the weights are written": (checkpoints.model_folders, "save", after),
+    "half of the trainer's state is written": (checkpoints.torch, "save", half),
+    "the checkpoint is about to get its name": (checkpoints.os, "rename", visible(before)),
+    "the checkpoint has its name": (checkpoints.os, "rename", visible(after)),
+    "an old checkpoint is being removed": (checkpoints.shutil, "rmtree", half_way),
     "the log is being taken over": (run_log.csv.DictWriter, "writerows", before),
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ torchrun
+# -------------------------------------------------------------------------------------------- processes of their own
 
 
 def main(runs: list[dict[str, Any]]) -> None:
-    """In each of torchrun's processes: one run after another."""
+    """One run after another: in a process that is killed, or in each of torchrun's."""
+    torch.set_num_threads(1)  # the same bits in every process
     enter = RunLog.__enter__
     with started(torch.device("cpu")) as processes:
         for settings in runs:
@@ -289,6 +300,8 @@ def main(runs: list[dict[str, Any]]) -> None:
                 return enter(log)
 
             RunLog.__enter__ = late  # type: ignore[method-assign]
+            if run.kill is not None:
+                arm(*run.kill, die=kill_this_process)
             run.train(processes=processes)
 
 

@@ -1,4 +1,4 @@
-"""Annotation files become conversations, of which training learns the assistant's words."""
+"""Annotation files become conversations, of which the assistant's words are trained on."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 from tests.media import noise, write_video
 from vl3ref.errors import InputError
 from vl3ref.inputs.videos import load_video
-from vl3ref.model_inputs import IGNORED
+from vl3ref.model_inputs import IGNORE_INDEX
 from vl3ref.training.annotations import Annotations
 from vl3ref.training.samples import AnnotationError, to_conversation
 
@@ -227,7 +227,7 @@ def stream(*turns: tuple, **rest: Any) -> dict:
         (stream(("assistant", "Hi", 0), video=["v.mp4", "v.mp4"]), 'one file under "video", not 2'),
         (stream(("assistant", "Hi", 0), video=None), 'one file under "video", not 0'),
         (stream(("assistant", "Hi", 0), video="gone.mp4"), r"gone\.mp4 does not exist"),
-        (stream(("assistant", "Hi", 5), start_time=1, end_time=2), "nothing to learn; widen"),
+        (stream(("assistant", "Hi", 5), start_time=1, end_time=2), "nothing to train on; widen"),
         ({"stream": True, "video": "v.mp4", "conversations": [human("Hi"), ANSWER]}, '"conversation" should be a list'),
     ],
 )
@@ -285,14 +285,14 @@ def test_a_cut_in_which_nothing_is_said_still_teaches_to_wait(folder: Path) -> N
 # -------------------------------------------------------------------------------------------------------------- labels
 
 
-def learnt(one: dict, root: Path) -> list[str]:
-    """The stretches of the prompt that training learns."""
+def targets(one: dict, root: Path) -> list[str]:
+    """The stretches of the prompt that are trained on."""
     processor = vl3ref.load_processor("vl3-tiny")
     inputs = processor(to_conversation(one, root), add_generation_prompt=False, return_labels=True)
     stretches: list[list[int]] = []
-    for before, label in zip([IGNORED, *inputs.labels.tolist()], inputs.labels.tolist(), strict=False):
-        if label != IGNORED:
-            if before == IGNORED:
+    for before, label in zip([IGNORE_INDEX, *inputs.labels.tolist()], inputs.labels.tolist(), strict=False):
+        if label != IGNORE_INDEX:
+            if before == IGNORE_INDEX:
                 stretches.append([])
             stretches[-1].append(label)
     return [processor.decode(stretch, skip_special_tokens=False) for stretch in stretches]
@@ -309,17 +309,17 @@ def learnt(one: dict, root: Path) -> list[str]:
     ],
     ids=["text", "image", "images", "video", "data"],
 )
-def test_the_assistants_words_are_learnt_and_nothing_else(media: dict, folder: Path) -> None:
+def test_the_assistants_words_are_the_targets_and_nothing_else(media: dict, folder: Path) -> None:
     system = {"from": "system", "value": "Be brief."}
     turns = [system, human("What?"), {"from": "gpt", "value": "A rabbit, I think."}, human("Sure?"), ANSWER]
-    assert learnt({**media, "conversations": turns}, folder) == ["A rabbit, I think.<|im_end|>", "A cat.<|im_end|>"]
+    assert targets({**media, "conversations": turns}, folder) == ["A rabbit, I think.<|im_end|>", "A cat.<|im_end|>"]
 
 
-def test_of_a_stream_going_on_and_speaking_are_learnt_too(folder: Path) -> None:
+def test_in_a_stream_going_on_and_speaking_are_targets_too(folder: Path) -> None:
     turns = [("user", "Tell me when.", 0), ("assistant", "Now.", 2), ("user", "Thanks.", 3), ("assistant", "Yes.", 3)]
     one = stream(*turns, video=str(BUNNY), start_time=0, end_time=5)
     assert told(to_conversation(one)) == ["u:Tell me when.", 0, 1, 2, "a:Now.", 3, "u:Thanks.", "a:Yes.", 4]
-    assert learnt(one, folder) == [
+    assert targets(one, folder) == [
         "<|stream_start|>",  # frame 0 -> go on
         "<|stream_start|>",  # frame 1 -> go on
         "<|im_start|>",  # frame 2 -> speak
@@ -337,13 +337,21 @@ def test_either_kind_of_file_gives_its_samples(name: str, folder: Path) -> None:
     annotations = Annotations(write(folder / name, samples))
     assert len(annotations) == 3
     assert list(annotations) == samples
-    assert annotations[-1] == annotations[np.int64(2)] == samples[2]
-    assert annotations[1:] == samples[1:]
-    assert annotations.root == folder
+    assert annotations[-1] == annotations[2] == samples[2]
     assert annotations.conversation(1) == to_conversation(samples[1], folder)
     assert annotations.name(2) == f"{name} {'line' if name.endswith('l') else 'entry'} 3 (id s2)"
     with pytest.raises(IndexError):
         annotations[3]
+
+
+def test_several_files_are_one_after_another_each_with_its_own_root(folder: Path, tmp_path: Path) -> None:
+    one = write(folder / "one.json", [sample("1", image="a.png"), sample("2")])
+    other = write(tmp_path / "other.jsonl", [sample("3"), sample("4", image="a.png")])
+    annotations = Annotations([one, other])
+    assert len(annotations) == 4
+    assert [annotations.name(i) for i in (1, 2, -1)] == ["one.json entry 2", "other.jsonl line 1", "other.jsonl line 2"]
+    assert annotations.roots == [folder, tmp_path]
+    assert users(annotations.conversation(0)) == [["a.png", "1"]]
 
 
 @pytest.mark.parametrize("gap", ["\n", "\r\n", "\n\n  \n"])

@@ -1,44 +1,52 @@
-"""A run: what it trains, how fast, in how many processes, and how it goes on after it was killed."""
+"""A run: what it trains, how fast, in how many processes, and how it is resumed after it was killed."""
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
 import vl3ref
 from tests.helpers import ROOT
-from tests.small_runs import STAGE, Mixed, Run, column, processor, rows, small_model
+from tests.small_runs import STAGE, Killed, Mixed, Run, arm, column, processor, raise_killed, rows, small_model
 from vl3ref.checkpoints import load_model, save_model
 from vl3ref.errors import CheckpointError, TrainingError
-from vl3ref.model import language_model
+from vl3ref.inputs.processor import Processor
+from vl3ref.model import loss as loss_module
+from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.training import run_state
-from vl3ref.training.batches import Batch, Conversations
+from vl3ref.training import checkpoints as checkpoints_module
+from vl3ref.training import run_log as run_log_module
+from vl3ref.training.assemble import assemble
+from vl3ref.training.batches import Batch, Conversations, count_targets
+from vl3ref.training.checkpoints import PLAIN_FILES, checkpoints, finish, latest_checkpoint, model_files
 from vl3ref.training.distributed import Processes, clip_gradients, shard
-from vl3ref.training.objectives import NextToken
+from vl3ref.training.run import train_stage
 from vl3ref.training.run_log import COLUMNS, RunLog, read_log
-from vl3ref.training.run_state import checkpoints, latest_checkpoint
-from vl3ref.training.stage_run import CheckpointFiles, StateFiles, assemble, finish
 from vl3ref.training.stages import (
     BATCH,
     BETAS,
@@ -51,14 +59,28 @@ from vl3ref.training.stages import (
     TINY,
     WARM_UP,
     Stage,
+    cautions,
     freeze,
     parameter_groups,
 )
-from vl3ref.training.trainer import Plan, Trainer, rate_at
+from vl3ref.training.trainer import Plan, Trainer, schedule
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The same bits as in a process that is killed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def summed_loss(model: VideoLLaMA3, pack: ModelInputs, pruner: Any = None) -> Tensor:
+    return model(pack, pack.labels, pruner=pruner).loss * count_targets(pack)
 
 
 def listing(folder: Path) -> list[str]:
@@ -73,7 +95,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("number", "decoder", "projector", "vision", "image_merge", "video_merge", "diff_fp"),
+    ("number", "decoder", "projector", "vision", "image_merge", "video_merge", "prune"),
     [
         (1, None, 1e-3, 1e-5, 1, 2, False),
         (2, 1e-5, 1e-5, 2e-6, 1, 2, False),
@@ -88,15 +110,17 @@ def test_the_stages_are_the_official_ones(
     vision: float,
     image_merge: int,
     video_merge: int,
-    diff_fp: bool,
+    prune: bool,
 ) -> None:
     stage = OFFICIAL_2B[number - 1]
     assert stage.name == f"stage-{number}"
-    assert (stage.decoder_rate, stage.projector_rate, stage.vision_rate) == (decoder, projector, vision)
-    assert (stage.image_merge, stage.video_merge, stage.diff_fp) == (image_merge, video_merge, diff_fp)
-    assert stage.rates == {"vision_encoder": vision, "projector": projector, "language_model": decoder}
+    assert (stage.decoder_lr, stage.projector_lr, stage.vision_lr) == (decoder, projector, vision)
+    assert (stage.image_merge_size, stage.video_merge_size, stage.prune) == (image_merge, video_merge, prune)
+    own = {"vision_encoder": vision, "projector": projector, "language_model": decoder}
+    assert stage.learning_rates == {**own, "added": projector}
     assert OFFICIAL_7B[number - 1] == stage
-    assert [one is None for one in TINY[number - 1].rates.values()] == [one is None for one in stage.rates.values()]
+    frozen = [[lr is None for lr in one.learning_rates.values()] for one in (TINY[number - 1], stage)]
+    assert frozen[0] == frozen[1]
 
 
 def test_the_official_numbers() -> None:
@@ -108,30 +132,56 @@ def test_the_official_numbers() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize(
     "trained", [(False, True, True), (True, True, True), (True, False, False), (False, False, True)]
 )
 def test_what_a_stage_trains_is_in_its_groups_once_and_nothing_else_is(
-    tied: bool, trained: tuple[bool, bool, bool]
+    tied: bool, trained: tuple[bool, bool, bool], added: bool
 ) -> None:
     model = small_model(tie_word_embeddings=tied)
-    rates = [rate if on else None for rate, on in zip((1e-3, 2e-3, 3e-3), trained, strict=True)]
-    stage = replace(STAGE, decoder_rate=rates[0], projector_rate=rates[1], vision_rate=rates[2])
+    lrs = [lr if on else None for lr, on in zip((1e-3, 2e-3, 3e-3), trained, strict=True)]
+    stage = replace(STAGE, decoder_lr=lrs[0], projector_lr=lrs[1], vision_lr=lrs[2], added_lr=4e-3)
+    if added:
+        model.pruner = nn.Linear(2, 1)
     freeze(model, OFFICIAL_2B[0])  # a stage before: what it froze thaws
     freeze(model, stage)
     groups = list(parameter_groups(model, stage))
-    assert {group["name"]: group["lr"] for group in groups} == {
-        part: rate for part, rate in stage.rates.items() if rate is not None
-    }
+    wanted = {part: lr for part, lr in stage.learning_rates.items() if lr is not None and (added or part != "added")}
+    assert {group["name"]: group["lr"] for group in groups} == wanted
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    expected = {name for name in names.values() if stage.rates[name.partition(".")[0]] is not None}
+    parts = {name: name.partition(".")[0].replace("pruner", "added") for name in names.values()}
+    expected = {name for name, part in parts.items() if stage.learning_rates[part] is not None}
     assert {names[one] for one in grouped} == expected
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == expected
-    if rates[0] is not None:
+    if lrs[0] is not None:
         assert ("language_model.lm_head.weight" in expected) is not tied
         assert "language_model.embed_tokens.weight" in expected
+
+
+def test_what_a_change_adds_trains_at_the_projectors_learning_rate_unless_it_has_its_own() -> None:
+    assert OFFICIAL_2B[0].learning_rates["added"] == 1e-3
+    assert replace(OFFICIAL_2B[0], added_lr=5e-4).learning_rates["added"] == 5e-4
+
+
+def test_a_stage_says_what_its_user_may_not_expect() -> None:
+    tiny = small_model()
+    slow, merge = cautions(OFFICIAL_2B[2], tiny, processor())
+    assert "vision_encoder at 2e-06, projector at 1e-05, language_model at 1e-05" in slow and "0.1 million" in slow
+    assert "--decoder-lr" in slow and "stages.TINY" in slow
+    assert merge == "stage-3 trains with image_merge_size 1, and saves it; the checkpoint came with 2"
+    [slow, *_] = cautions(OFFICIAL_2B[0], tiny, processor())
+    assert "vision_encoder at 1e-05:" in slow  # the projector's 1e-3 is fast enough
+    assert list(cautions(TINY[2], tiny, processor())) == []
+    tiny.pruner = nn.Linear(1, 1)
+    assert list(cautions(TINY[2], tiny, processor())) == []
+    assert "keeps every visual token" in next(cautions(TINY[1], tiny, processor()))
+    with torch.device("meta"):
+        large = nn.ModuleDict({"projector": nn.Linear(10_000, 10_000)})
+        large.pruner = None
+    assert len(list(cautions(OFFICIAL_2B[2], large, processor()))) == 1  # the merge size alone
 
 
 def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_path: Path) -> None:
@@ -150,30 +200,31 @@ def test_text_counts_in_stage_1_although_nothing_that_is_trained_reads_it(tmp_pa
     samples = Mixed("ssttttttssss")
     Run(tmp_path, samples.kinds, OFFICIAL_2B[0], pack_tokens=1).train()
     assert len(rows(tmp_path)) == 3
-    assert [norm > 0 for norm in column(tmp_path, "norm")] == [True, False, True]
-    packs = Conversations(samples, processor(), OFFICIAL_2B[0], 4, pack_tokens=1, shuffle=False)[0].packs
-    summed = sum(NextToken().loss(small_model(), pack).item() for pack in packs)
-    wanted = summed / sum(NextToken().count(pack) for pack in packs)
+    assert [norm > 0 for norm in column(tmp_path, "gradient_norm")] == [True, False, True]
+    official = Processor(processor().tokenizer, replace(processor().config, image_merge_size=1))
+    packs = Conversations(samples, official, 4, pack_tokens=1, shuffle=False)[0].packs
+    summed = sum(summed_loss(small_model(), pack, keep_all).item() for pack in packs)
+    wanted = summed / sum(count_targets(pack) for pack in packs)
     assert column(tmp_path, "loss")[0].item() == pytest.approx(wanted, rel=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------- rates
+# ------------------------------------------------------------------------------------------------------- learning rates
 
 
-def test_the_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
-    rates = [rate_at(step, 200) for step in range(200)]
+def test_the_learning_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
+    rates = [schedule(step, 200) for step in range(200)]
     assert rates[:7] == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1])
     assert rates[6 + 97] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 194)) / 2)
     assert rates[-1] < 1e-4
-    assert rate_at(200, 200) == pytest.approx(0, abs=1e-12)
-    assert rate_at(0, 200, warm_up=0.0) == 1
+    assert schedule(200, 200) == pytest.approx(0, abs=1e-12)
+    assert schedule(0, 200, warm_up=0.0) == 1
 
 
 @settings(deadline=None)
 @given(steps=st.integers(1, 300), warm_up=st.floats(0, 1))
-def test_the_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: int, warm_up: float) -> None:
-    rates = [rate_at(step, steps, warm_up) for step in range(steps)]
+def test_the_learning_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: int, warm_up: float) -> None:
+    rates = [schedule(step, steps, warm_up) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert peak <= math.ceil(steps * warm_up)
@@ -184,7 +235,7 @@ def test_the_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: i
 
 
 def test_a_run_of_one_step_learns(tmp_path: Path) -> None:
-    assert 0 < rate_at(0, 1) <= 1
+    assert 0 < schedule(0, 1) <= 1
     before = state_of(small_model())
     after = state_of(Run(tmp_path, "gggg").train())
     assert not torch.equal(before["language_model.norm.weight"], after["language_model.norm.weight"])
@@ -200,33 +251,35 @@ class Numbers:
     x: Tensor
     y: Tensor
 
-    @property
-    def lengths(self) -> Tensor:
-        return torch.ones(len(self.x), dtype=torch.int64)
-
     def to(self, _: Any) -> "Numbers":
         return self
 
 
-class Squares:
-    def count(self, pack: Numbers) -> int:
-        return len(pack.x)
+class Listed(Dataset):
+    """Batches that are there already."""
 
-    def loss(self, model: Any, pack: Numbers) -> Tensor:
-        return (model(pack.x) - pack.y).pow(2).sum()
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches[step % len(self.batches)]
+
+
+def squares(model: Any, pack: Numbers) -> Tensor:
+    return (model(pack.x) - pack.y).pow(2).sum()
 
 
 def test_a_step_is_adamw_at_its_rate_on_the_clipped_gradient_of_the_mean_over_all_packs(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     data = [torch.randn(6, 4, generator=generator) * 3 for _ in range(5)]
-    batches = [Batch([Numbers(x[:1], x[:1, :2]), Numbers(x[1:], x[1:, 2:])]) for x in data]
+    batches = [Batch([Numbers(x[:1], x[:1, :2]), Numbers(x[1:], x[1:, 2:])], 6, 6, 6) for x in data]
     start = nn.Linear(4, 2)
     model, expected = nn.Linear(4, 2), nn.Linear(4, 2)
     for one in (model, expected):
         one.load_state_dict(start.state_dict())
     groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.01}]
     plan = Plan(5, warm_up=0.4, clip=2.0, weight_decay=0.1, workers=0)
-    Trainer(model, Squares(), batches, groups, plan, tmp_path, StateFiles()).run()
+    Trainer(model, squares, Listed(batches), groups, plan, tmp_path, PLAIN_FILES).run()
 
     optimiser = torch.optim.AdamW(
         [{"params": [expected.weight], "peak": 0.1}, {"params": [expected.bias], "peak": 0.01}],
@@ -245,8 +298,8 @@ def test_a_step_is_adamw_at_its_rate_on_the_clipped_gradient_of_the_mean_over_al
         optimiser.step()
     assert max(norms) > 2
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-6)
-    assert column(tmp_path, "norm").tolist() == pytest.approx(norms, rel=1e-5)
-    assert column(tmp_path, "rate").tolist() == pytest.approx([1 / 3, 2 / 3, 1, 0.75, 0.25])
+    assert column(tmp_path, "gradient_norm").tolist() == pytest.approx(norms, rel=1e-5)
+    assert column(tmp_path, "learning_rate").tolist() == pytest.approx([0.1 * x for x in (1 / 3, 2 / 3, 1, 0.75, 0.25)])
 
 
 def test_gradients_are_scaled_to_the_largest_norm_and_small_ones_are_left() -> None:
@@ -258,26 +311,16 @@ def test_gradients_are_scaled_to_the_largest_norm_and_small_ones_are_left() -> N
     assert model.bias.grad.tolist() == pytest.approx([0.5])
 
 
-class Same:
-    """The same batch at every step."""
-
-    def __init__(self, kinds: str) -> None:
-        self.batch = Conversations(Mixed(kinds), processor(), STAGE, len(kinds), shuffle=False)[0]
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.batch
-
-
 def trainer(model: VideoLLaMA3, batches: Any, plan: Plan, folder: Path, stage: Stage = STAGE) -> Trainer:
     freeze(model, stage)
-    groups = parameter_groups(model, stage)
-    files = CheckpointFiles(model.config, processor())
-    return Trainer(model.train(), NextToken(), batches, groups, plan, folder, files, title=stage.name)
+    groups, files = parameter_groups(model, stage), model_files(model, processor())
+    return Trainer(model.train(), summed_loss, batches, groups, plan, folder, files, title=stage.name)
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
-    fast = replace(STAGE, decoder_rate=2e-2, projector_rate=2e-2, vision_rate=2e-2)
-    trainer(small_model(), Same("st"), Plan(30, workers=0), tmp_path, fast).run()
+def test_one_batch_is_fitted(tmp_path: Path) -> None:
+    fast = replace(STAGE, decoder_lr=2e-2, projector_lr=2e-2, vision_lr=2e-2)
+    same = Listed([Conversations(Mixed("st"), processor(), 2, shuffle=False)[0]])
+    trainer(small_model(), same, Plan(30, workers=0), tmp_path, fast).run()
     losses = column(tmp_path, "loss")
     assert len(losses) == 30
     assert losses[0] == pytest.approx(math.log(1024), abs=0.2)  # as good as guessing
@@ -290,23 +333,23 @@ def test_how_a_batch_is_packed_changes_nothing(tmp_path: Path) -> None:
     for pack_tokens in (1, 300, 1 << 30):
         Run(tmp_path / str(pack_tokens), "sstsbstsstss", pack_tokens=pack_tokens).train()
     alone, few, together = (tmp_path / str(pack_tokens) for pack_tokens in (1, 300, 1 << 30))
-    for name in ("loss", "norm", "learnt", "tokens", "skipped"):
+    for name in ("loss", "gradient_norm", "targets", "tokens", "skipped"):
         for other in (few, together):
             torch.testing.assert_close(column(other, name), column(alone, name), rtol=1e-5, atol=1e-5, msg=name)
-    assert column(alone, "learnt").min() > 0
+    assert column(alone, "targets").min() > 0
 
 
-def test_the_loss_is_the_mean_over_all_words_of_the_batch(tmp_path: Path) -> None:
-    packs = Conversations(Mixed("ssts"), processor(), STAGE, 4, pack_tokens=1, shuffle=False)[0].packs
+def test_the_loss_is_the_mean_over_all_targets_of_the_batch(tmp_path: Path) -> None:
+    packs = Conversations(Mixed("ssts"), processor(), 4, pack_tokens=1, shuffle=False)[0].packs
     model = small_model()
     means = [model(pack, pack.labels).loss.item() for pack in packs]
-    counts = [NextToken().count(pack) for pack in packs]
+    counts = [count_targets(pack) for pack in packs]
     assert len(set(counts)) > 1
     Run(tmp_path, "ssts").train()
     wanted = sum(mean * count for mean, count in zip(means, counts, strict=True)) / sum(counts)
     (row,) = rows(tmp_path)
     assert float(row["loss"]) == pytest.approx(wanted, rel=1e-5)
-    assert float(row["learnt"]) == sum(counts)
+    assert float(row["targets"]) == sum(counts)
     assert float(row["tokens"]) == sum(len(pack.input_ids) for pack in packs)
 
 
@@ -344,10 +387,10 @@ def test_a_few_broken_samples_are_named_and_do_not_end_it(tmp_path: Path, capsys
     assert column(tmp_path, "skipped").tolist() == [1, 1, 4, 5, 5]
 
 
-def test_a_step_with_nothing_to_learn_from_changes_nothing(tmp_path: Path) -> None:
+def test_a_step_without_a_usable_sample_changes_nothing(tmp_path: Path) -> None:
     once = state_of(Run(tmp_path / "short", "gggg").train())
     twice = state_of(Run(tmp_path / "long", "ggggbbbb").train())
-    assert [row["learnt"] != "0" for row in rows(tmp_path / "long")] == [True, False]
+    assert [row["targets"] != "0" for row in rows(tmp_path / "long")] == [True, False]
     assert column(tmp_path / "long", "loss").isnan().tolist() == [False, True]
     assert twice.keys() == once.keys() and all(torch.equal(twice[name], once[name]) for name in once)
 
@@ -393,11 +436,11 @@ def test_a_loss_or_gradient_that_is_no_number_ends_the_run_before_it_does_harm(p
 # --------------------------------------------------------------------------------------------------------------- memory
 
 
-def test_recomputing_gives_the_same_gradients_and_runs_every_layer_twice() -> None:
-    packs = Conversations(Mixed("ssts"), processor(), STAGE, 4, shuffle=False)[0].packs
+def test_gradient_checkpointing_gives_the_same_gradients_and_runs_every_layer_twice() -> None:
+    packs = Conversations(Mixed("ssts"), processor(), 4, shuffle=False)[0].packs
     gradients, runs = [], []
     for on in (False, True):
-        model = small_model().train().recompute(on)
+        model = small_model().train().gradient_checkpointing(on)
         count = [0]
 
         def counted(*_: Any, count: list[int] = count) -> None:
@@ -406,7 +449,7 @@ def test_recomputing_gives_the_same_gradients_and_runs_every_layer_twice() -> No
         layers = [*model.language_model.layers, *model.vision_encoder.encoder.layers]
         for layer in layers:
             layer.register_forward_pre_hook(counted)
-        sum(NextToken().loss(model, pack) for pack in packs).backward()
+        sum(summed_loss(model, pack) for pack in packs).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         runs.append(count[0])
     assert runs[1] == 2 * runs[0] > 0
@@ -429,7 +472,7 @@ class Logits(TorchDispatchMode):
 
 
 def test_logits_are_never_held_for_more_than_a_chunk_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_model, "LOSS_CHUNK", 48)  # above the width of 32, for the table itself may be turned
+    monkeypatch.setattr(loss_module, "LOSS_CHUNK", 48)  # above the width of 32, for the table itself may be turned
     head, heads = LanguageModel.head, []
 
     def counted(self: LanguageModel, hidden: Tensor) -> Tensor:
@@ -443,14 +486,14 @@ def test_logits_are_never_held_for_more_than_a_chunk_of_tokens(monkeypatch: pyte
         return x
 
     monkeypatch.setattr(LanguageModel, "head", counted)
-    (pack,) = Conversations(Mixed("sttsts"), processor(), STAGE, 6, shuffle=False)[0].packs
-    learnt = NextToken().count(pack)
-    assert 100 < learnt < len(pack.input_ids)
+    (pack,) = Conversations(Mixed("sttsts"), processor(), 6, shuffle=False)[0].packs
+    targets = count_targets(pack)
+    assert 100 < targets < len(pack.input_ids)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), Logits(1024) as logits:
-        loss = NextToken().loss(small_model().train(), pack)
+        loss = summed_loss(small_model().train(), pack)
         forward = list(heads)
         loss.backward()
-    chunks = [48] * (learnt // 48) + [learnt % 48]
+    chunks = [48] * (targets // 48) + [targets % 48]
     assert forward == chunks
     assert sorted(heads) == sorted(2 * chunks)  # once more for the backward pass
     assert logits.rows == 48
@@ -464,13 +507,46 @@ def test_logits_are_never_held_for_more_than_a_chunk_of_tokens(monkeypatch: pyte
 def test_the_log_has_a_whole_line_for_every_step(tmp_path: Path) -> None:
     Run(tmp_path, "gggg" * 5).train()
     header, *lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert header == "step,loss,rate,norm,tokens,learnt,skipped,seconds"
+    assert header == "step,loss,learning_rate,gradient_norm,tokens,targets,skipped,seconds"
     assert [line.split(",")[0] for line in lines] == ["1", "2", "3", "4", "5"]
     for line in lines:
         numbers = [float(value) for value in line.split(",")]
         assert len(numbers) == len(COLUMNS)
         assert all(map(math.isfinite, numbers))
-    assert column(tmp_path, "rate").tolist() == pytest.approx([rate_at(step, 5) for step in range(5)])
+    assert column(tmp_path, "learning_rate").tolist() == pytest.approx([8e-4 * schedule(step, 5) for step in range(5)])
+
+
+def test_progress_is_a_line_every_so_often_where_there_is_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(tmp_path / "calm", "gggg" * 5).train()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in lines] == ["1/5", "5/5"]  # the first and the last
+    number, power = r"[\d.,]+", r"\d\.\d\de-\d\d"
+    for line in lines:
+        figures = rf"loss {number}  learning rate {power}  gradient norm {number}  {number} tokens/s  \d:\d\d:\d\d left"
+        assert re.fullmatch(rf"stage-3 step \d/5  {figures}", line), line
+    monkeypatch.setattr(run_log_module, "SECONDS_BETWEEN_LINES", 0.0)
+    Run(tmp_path / "chatty", "gggg" * 5).train()
+    assert len(capsys.readouterr().err.splitlines()) == 5
+
+
+def test_progress_on_a_terminal_is_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=160)
+    monkeypatch.setattr(run_log_module, "Console", lambda stderr: terminal)
+    Run(tmp_path, "gggg" * 5).train()
+    assert (
+        "5/5" in written.getvalue()
+        and "learning rate" in written.getvalue()
+        and "stage-3 step" not in written.getvalue()
+    )
+
+
+def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss,rate,norm,tokens,learnt,skipped,seconds\n1,2.5,0.5,1.5,40,7,0,0.1\n")
+    [row] = read_log(tmp_path / "log.csv")
+    assert (row["loss"], row["learning_rate"], row["gradient_norm"], row["targets"]) == ("2.5", "0.5", "1.5", "7")
 
 
 def test_a_line_that_was_torn_does_not_count(tmp_path: Path) -> None:
@@ -506,7 +582,10 @@ def test_a_checkpoint_is_a_model_that_answers(tmp_path: Path) -> None:
     model, own = vl3ref.load(tmp_path / "checkpoint-000003", device="cpu")
     expected = trained.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    assert (own.config.image_merge_size, own.config.video_merge_size) == (STAGE.image_merge, STAGE.video_merge)
+    assert (own.config.image_merge_size, own.config.video_merge_size) == (
+        STAGE.image_merge_size,
+        STAGE.video_merge_size,
+    )
     assert own.config == replace(processor().config, image_merge_size=2, video_merge_size=2)
     question = [Mixed("s").conversation(0)[0]]
     inputs = own(question)
@@ -527,7 +606,7 @@ def test_the_last_checkpoint_becomes_a_model_without_the_trainers_state(tmp_path
     assert load_model(tmp_path / "checkpoint-000003", "cpu").config.dtype == "float32"
 
 
-@pytest.mark.parametrize("what", ["torch.save", "os.rename", "save_model"])
+@pytest.mark.parametrize("what", ["torch.save", "os.rename", "save"])
 def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_like_one(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,9 +619,9 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_
 
     before = {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()}
     place = {
-        "torch.save": (run_state.torch, "save"),
-        "os.rename": (run_state.os, "rename"),
-        "save_model": ("vl3ref.training.stage_run.save_model",),
+        "torch.save": (checkpoints_module.torch, "save"),
+        "os.rename": (checkpoints_module.os, "rename"),
+        "save": (checkpoints_module.model_folders, "save"),
     }[what]
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(*place, full)
@@ -551,6 +630,19 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_
     assert {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()} == before
     Run(folder, "sggg" * 6).train()
     assert listing(folder) == listing(tmp_path / "whole")
+
+
+def test_what_could_not_be_saved_or_loaded_again_is_found_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped = small_model()
+    swapped.projector = nn.Linear(16, 32)
+    with pytest.raises(TrainingError, match=r"could not be saved and loaded again[\s\S]*--change file.py:function"):
+        Run(tmp_path, "ssss").train(swapped)
+    assert rows(tmp_path) == [] and listing(tmp_path) == []
+    monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match=r"a checkpoint takes 0\.0 GB and 0\.0 are free"):
+        Run(tmp_path, "ssss").train()
 
 
 def test_a_new_run_does_not_begin_in_a_folder_that_holds_another(tmp_path: Path) -> None:
@@ -567,7 +659,7 @@ def test_a_run_does_not_go_on_with_other_batches(tmp_path: Path) -> None:
         Run(tmp_path, "gggg" * 2, batch=2).train()
 
 
-# --------------------------------------------------------------------------------------------- going on in this process
+# ---------------------------------------------------------------------------------------------- resumed in this process
 
 
 def test_a_run_that_is_done_gives_its_model_back(tmp_path: Path) -> None:
@@ -579,7 +671,7 @@ def test_a_run_that_is_done_gives_its_model_back(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoint-000003").iterdir()} == before
 
 
-def test_a_run_that_has_seen_no_picture_yet_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_has_seen_no_picture_yet_is_resumed(tmp_path: Path) -> None:
     Run(tmp_path, "gggg" * 2).train()
     Run(tmp_path, "gggg" * 2 + "ssss" * 2).train()
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
@@ -645,14 +737,14 @@ def test_a_checkpoint_whose_trainers_state_is_damaged_is_refused(
         Run(folder, "ssss" * 6).train()
 
 
-def test_a_run_goes_on_with_the_rates_it_is_given_now(three_steps: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_the_learning_rates_it_is_given_now(three_steps: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
-    batches = Conversations(Mixed("ssss" * 6), processor(), STAGE, 4, shuffle=False)
-    slow = replace(STAGE, decoder_rate=1e-5, projector_rate=2e-5, vision_rate=3e-5)
+    batches = Conversations(Mixed("ssss" * 6), processor(), 4, shuffle=False)
+    slow = replace(STAGE, decoder_lr=1e-5, projector_lr=2e-5, vision_lr=3e-5)
     slower = trainer(small_model(), batches, Plan(5, workers=0, weight_decay=0.25), folder, slow)
     slower.run(resume=True)
     assert slower.step == 5
-    share = rate_at(4, 5)
+    share = schedule(4, 5)
     rates = {group["name"]: group["lr"] for group in slower.optimiser.param_groups}
     assert rates == pytest.approx(
         {"vision_encoder": 3e-5 * share, "projector": 2e-5 * share, "language_model": 1e-5 * share}
@@ -664,38 +756,6 @@ def test_a_run_goes_on_with_the_rates_it_is_given_now(three_steps: dict[str, Pat
 
 KINDS = "ssts" + "sbts" + "tttt" + "stsb" + "ssss" + "bsst" + "stss" + "tsts"
 """Eight steps, a checkpoint after every second."""
-
-
-@dataclass
-class Killed:
-    """A run that was killed, and then went on to its end.
-
-    Attributes:
-        visible: the steps whose checkpoints could be seen when it was dead, and which of them could be read.
-    """
-
-    folder: Path
-    visible: list[int]
-    whole: list[int]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert Run(folder, KINDS).in_own_process() == 0
-    assert len(rows(folder)) == 8
-    return folder
-
-
-def is_whole(checkpoint: Path) -> bool:
-    try:
-        model = load_model(checkpoint, "cpu")
-        state = torch.load(checkpoint / "trainer.pt")
-        vl3ref.load_processor(checkpoint)
-    except Exception:
-        return False
-    return state["step"] == int(checkpoint.name[-6:]) and len(state["optimiser"]["state"]) == len([*model.parameters()])
-
 
 KILLS = {
     "its line is in the log": (5, [2, 4]),
@@ -711,32 +771,30 @@ KILLS = {
 """The moment, the step at which it comes, and the checkpoints that are there then."""
 
 
-@pytest.fixture(scope="module", params=KILLS)
-def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
-    folder = tmp_path_factory.mktemp("killed")
-    moment, (step, _) = request.param, KILLS[request.param]
-    if moment == "the log is being taken over":  # when a run goes on, so it has to be killed twice
-        assert Run(folder, KINDS, kill=("its line is in the log", step)).in_own_process() == -signal.SIGKILL
-        step = 0
-    assert Run(folder, KINDS, kill=(moment, step)).in_own_process() == -signal.SIGKILL
-    visible, whole = steps_saved(folder), [int(one.name[-6:]) for one in checkpoints(folder) if is_whole(one)]
-    assert Run(folder, KINDS).in_own_process() == 0
-    return Killed(folder, visible, whole)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    Run(folder, KINDS).train()
+    assert len(rows(folder)) == 8
+    return folder
 
 
-def test_after_a_kill_the_checkpoints_that_can_be_seen_are_whole(
-    killed: Killed, request: pytest.FixtureRequest
-) -> None:
-    expected = KILLS[request.node.callspec.params["killed"]][1]
-    assert killed.visible == killed.whole == expected
+def is_whole(checkpoint: Path) -> bool:
+    try:
+        model = load_model(checkpoint, "cpu")
+        state = torch.load(checkpoint / "trainer.pt")
+        vl3ref.load_processor(checkpoint)
+    except Exception:
+        return False
+    return state["step"] == int(checkpoint.name[-6:]) and len(state["optimiser"]["state"]) == len([*model.parameters()])
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(killed: Killed, undisturbed: Path) -> None:
-    assert rows(killed.folder) == rows(undisturbed)
-
-
-def test_a_killed_run_ends_with_the_same_weights_and_moments(killed: Killed, undisturbed: Path) -> None:
-    ours, expected = (latest_checkpoint(folder) for folder in (killed.folder, undisturbed))
+def assert_continued(folder: Path, undisturbed: Path) -> None:
+    """A run that was killed, and resumed to its end, has left what the undisturbed one has."""
+    assert rows(folder) == rows(undisturbed)
+    assert listing(folder) == listing(undisturbed)
+    assert (folder / "skipped.log").read_text() == (undisturbed / "skipped.log").read_text()
+    ours, expected = (latest_checkpoint(one) for one in (folder, undisturbed))
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (ours / file).read_bytes() == (expected / file).read_bytes()
     ours, expected = (torch.load(one / "trainer.pt") for one in (ours, expected))
@@ -744,64 +802,40 @@ def test_a_killed_run_ends_with_the_same_weights_and_moments(killed: Killed, und
     assert [ours[name] for name in ("step", "seen", "broken")] == [8, 32, 3]
 
 
-def test_a_killed_run_leaves_nothing_behind(killed: Killed, undisturbed: Path) -> None:
-    assert listing(killed.folder) == listing(undisturbed)
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_run_that_ends_at_any_moment_leaves_whole_checkpoints_and_is_resumed_to_the_same_losses(
+    moment: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    step, expected = KILLS[moment]
+    moments = [(moment, step)]
+    if moment == "the log is being taken over":  # when a run is resumed, so it has to end twice
+        moments = [("its line is in the log", step), (moment, 0)]
+    for one in moments:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            arm(*one, die=raise_killed, put=patch.setattr)
+            Run(tmp_path, KINDS).train()
+    assert steps_saved(tmp_path) == [int(one.name[-6:]) for one in checkpoints(tmp_path) if is_whole(one)] == expected
+    Run(tmp_path, KINDS).train()
+    assert_continued(tmp_path, undisturbed)
 
 
-def test_a_killed_run_names_its_broken_samples_once(killed: Killed, undisturbed: Path) -> None:
-    assert (killed.folder / "skipped.log").read_text() == (undisturbed / "skipped.log").read_text()
+def test_after_kill_9_a_run_is_resumed_to_the_same_losses_and_leaves_nothing_behind(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """With a worker, and in the middle of a checkpoint."""
+    run = Run(tmp_path, KINDS, workers=1, kill=("half of the trainer's state is written", 6))
+    said = start([run])
+    assert said.returncode == -signal.SIGKILL, said.stderr[-5000:]
+    assert steps_saved(tmp_path) == [2, 4] and [row["step"] for row in rows(tmp_path)][-1] == "6"
+    assert (tmp_path / ".checkpoint-000006").exists()
+    Run(tmp_path, KINDS).train()
+    assert_continued(tmp_path, undisturbed)
 
 
-def test_a_run_with_workers_killed_from_outside_goes_on_to_the_same_losses(undisturbed: Path, tmp_path: Path) -> None:
-    for attempt in range(5):  # on a busy machine it may be done before it is noticed
-        folder = tmp_path / str(attempt)
-        process = Run(folder, KINDS, workers=2, save_every=1).start()
-        deadline = time.monotonic() + 300
-        while process.is_alive() and time.monotonic() < deadline and len(read_log(folder / "log.csv")) < 3:
-            time.sleep(0.002)
-        process.kill()
-        process.join()
-        if process.exitcode == -signal.SIGKILL:
-            break
-    assert process.exitcode == -signal.SIGKILL
-    assert 2 <= len(rows(folder)) < 8 and steps_saved(folder)[-1] >= 2
-    assert Run(folder, KINDS, workers=1, save_every=1).in_own_process() == 0
-    assert rows(folder) == rows(undisturbed)
-
-
-# ---------------------------------------------------------------------------------------------------- several processes
-
-SHARED = "gsgs" + "tsts" + "bsbs" + "stbt" + "ssss" + "stst"
-"""With two processes the first one has, in steps 1, 2 and 3: fewer packs; nothing to see; nothing at all."""
-PACK = 250
-"""Two greetings go into a pack; two pictures do not."""
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs in one process and in two, and ones that went on in the other number. One torchrun for all: it is slow to
-    start."""
-    folder = tmp_path_factory.mktemp("shared")
-    run = Run(folder / "one", SHARED, pack_tokens=PACK, keep=9)
-    run.in_own_process()
-    first = Run(folder / "one, stage 1", "ssss" + "bsbs" + "ssss", TINY[0], pack_tokens=PACK, recompute=True)
-    first.in_own_process()
-    blind = Run(folder / "one, nothing to see", "ssssttttssss")
-    blind.in_own_process()
-    late = Run(folder / "one, broken at once", "sbsbssss")
-    late.in_own_process()
-    (folder / "one, then two").mkdir()
-    shutil.copytree(folder / "one" / "checkpoint-000002", folder / "one, then two" / "checkpoint-000002")
-    runs = [
-        replace(run, folder=folder / "two"),
-        replace(run, folder=folder / "one, then two"),
-        replace(first, folder=folder / "two, stage 1"),
-        replace(blind, folder=folder / "two, nothing to see"),
-        replace(late, folder=folder / "two, broken at once", late=0.5),
-    ]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.small_runs"]
-    said = subprocess.run(
-        [sys.executable, *command, json.dumps([one.as_json() for one in runs])],
+def start(runs: list[Run], *launcher: str) -> subprocess.CompletedProcess[str]:
+    """Runs in a process of their own, or in several."""
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "tests.small_runs", json.dumps([run.as_json() for run in runs])],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -809,23 +843,54 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         timeout=600,
         check=False,
     )
-    print(said.stderr[-5000:])
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+SHARED = "gsgs" + "tsts" + "bsbs" + "stbt" + "ssss" + "stst"
+"""With two processes the first one has, in steps 1, 2 and 3: fewer packs; nothing to see; nothing at all."""
+PACK = 250
+"""Two greetings go into a pack; two images do not."""
+
+CHANGES = ("scoring_pruner", "pixel_shuffle", "mrope", "learned_positions")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs in one process and in two, and ones that were resumed in the other number. One torchrun for all: it is slow
+    to start."""
+    folder = tmp_path_factory.mktemp("shared")
+    runs = {
+        "all": Run(folder, SHARED, pack_tokens=PACK, keep=9),
+        "stage 1": Run(folder, "ssss" + "bsbs" + "ssss", TINY[0], pack_tokens=PACK, gradient_checkpointing=True),
+        "nothing to see": Run(folder, "ssssttttssss"),
+        "broken at once": Run(folder, "sbsbssss", late=0.5),
+        **{name: Run(folder, "ststtttt", change=f"tests.test_change_training:{name}") for name in CHANGES},
+    }
+    for name, run in runs.items():
+        replace(run, folder=folder / f"one, {name}").train()
+    (folder / "one, then two").mkdir()
+    shutil.copytree(folder / "one, all" / "checkpoint-000002", folder / "one, then two" / "checkpoint-000002")
+    twice = [replace(run, folder=folder / f"two, {name}") for name, run in runs.items()]
+    twice.append(replace(runs["all"], folder=folder / "one, then two"))
+    said = start(twice, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert said.returncode == 0, said.stderr[-5000:]
     (folder / "two, then one").mkdir()
-    shutil.copytree(folder / "two" / "checkpoint-000002", folder / "two, then one" / "checkpoint-000002")
-    assert replace(run, folder=folder / "two, then one").in_own_process() == 0
+    shutil.copytree(folder / "two, all" / "checkpoint-000002", folder / "two, then one" / "checkpoint-000002")
+    replace(runs["all"], folder=folder / "two, then one").train()
     return {path.name: path for path in folder.iterdir()}
 
 
 def test_sharded_bfloat16_leaves_pixels_and_rotations_in_float32(tmp_path: Path) -> None:
     """DiffFP's threshold and the rotations' angles need more digits than bfloat16 has."""
     seen = []
-    [pack] = Conversations(Mixed("s"), processor(), STAGE, 1, shuffle=False)[0].packs
+    [pack] = Conversations(Mixed("s"), processor(), 1, shuffle=False)[0].packs
     model = small_model()
     prune = model.pruner
 
-    def noted(pixels: Tensor, *layout: Any) -> Tensor:
-        seen.append(("pixels", pixels.dtype))
-        return prune(pixels, *layout)
+    def noted(inputs: ModelInputs, features: Tensor | None) -> Tensor:
+        seen.append(("pixels", inputs.pixel_values.dtype))
+        return prune(inputs, features)
 
     model.pruner = noted
     block = model.vision_encoder.encoder.layers[0]
@@ -836,7 +901,7 @@ def test_sharded_bfloat16_leaves_pixels_and_rotations_in_float32(tmp_path: Path)
         shard(model, torch.device("cpu"), bfloat16=True)
         block.register_forward_pre_hook(lambda _, given: seen.append(("rotation", given[1].cos.dtype)))
         block.register_forward_hook(lambda _, given, out: seen.append(("features", out.dtype)))
-        loss = NextToken().loss(model, pack)
+        loss = summed_loss(model, pack)
         loss.backward()
     finally:
         torch.distributed.destroy_process_group()
@@ -847,72 +912,65 @@ def test_sharded_bfloat16_leaves_pixels_and_rotations_in_float32(tmp_path: Path)
 
 def assert_same_losses(ours: Path, expected: Path, first: int = 1) -> None:
     assert len(rows(ours, first)) == len(rows(expected, first)) > 0
-    for name in ("learnt", "skipped", "rate"):
+    for name in ("targets", "skipped", "learning_rate"):
         assert torch.equal(column(ours, name, first), column(expected, name, first))
     torch.testing.assert_close(column(ours, "loss", first), column(expected, "loss", first), rtol=0, atol=1e-5)
-    torch.testing.assert_close(column(ours, "norm", first), column(expected, "norm", first), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        column(ours, "gradient_norm", first), column(expected, "gradient_norm", first), rtol=1e-4, atol=0
+    )
 
 
-def test_the_two_processes_of_these_tests_have_unequal_work() -> None:
-    ranks = [
-        Conversations(Mixed(SHARED), processor(), STAGE, 4, PACK, shuffle=False, rank=rank, world=2) for rank in (0, 1)
-    ]
-    packs = [[ranks[rank][step].packs for rank in (0, 1)] for step in range(6)]
-
-    def seeing(some: list[ModelInputs]) -> int:
-        return sum(pack.pixel_values is not None for pack in some)
-
-    assert [len(some) for some in packs[0]] == [1, 2]
-    assert [seeing(some) for some in packs[1]] == [0, 2]
-    assert [len(some) for some in packs[2]] == [0, 2]
-    assert [len(ranks[rank][3].skipped) for rank in (0, 1)] == [1, 0]
-
-
-def test_two_processes_learn_what_one_does(shared: dict[str, Path]) -> None:
-    assert_same_losses(shared["two"], shared["one"])
-    weights = [load_model(latest_checkpoint(shared[name]), "cpu").state_dict() for name in ("two", "one")]
+def assert_same_weights(ours: Path, expected: Path) -> None:
+    weights = [load_model(latest_checkpoint(folder), "cpu").state_dict() for folder in (ours, expected)]
     for name, tensor in weights[1].items():
         torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-5, msg=name)
 
 
-def test_two_processes_write_one_log_and_one_set_of_checkpoints(shared: dict[str, Path]) -> None:
-    assert listing(shared["two"]) == listing(shared["one"])
-    assert [row["step"] for row in rows(shared["two"])] == ["1", "2", "3", "4", "5", "6"]
-    said = [sorted((shared[name] / "skipped.log").read_text().splitlines()) for name in ("two", "one")]
-    assert said[0] == said[1]
-    assert len(said[1]) == SHARED.count("b")
-    for mine, others in zip(checkpoints(shared["two"]), checkpoints(shared["one"]), strict=True):
+def test_the_two_processes_of_these_tests_have_unequal_work() -> None:
+    ranks = [Conversations(Mixed(SHARED), processor(), 4, PACK, shuffle=False, rank=rank, world=2) for rank in (0, 1)]
+    packs = [[ranks[rank][step].packs for rank in (0, 1)] for step in range(6)]
+
+    def own(some: list[ModelInputs]) -> int:
+        """Packs with something to see of their own."""
+        return sum(bool((pack.pixel_values != 0).any()) for pack in some)
+
+    assert [len(some) for some in packs[0]] == [1, 2]
+    assert [own(some) for some in packs[1]] == [0, 2]
+    assert [len(some) for some in packs[2]] == [0, 2]
+    assert [len(ranks[rank][3].skipped) for rank in (0, 1)] == [1, 0]
+    assert all(pack.modals for some in packs for one in some for pack in one)  # all go through the encoder
+
+
+def test_two_processes_train_as_one_does(shared: dict[str, Path]) -> None:
+    one, two = shared["one, all"], shared["two, all"]
+    assert_same_losses(two, one)
+    assert_same_weights(two, one)
+    assert column(two, "tokens").tolist() == column(one, "tokens").tolist()
+    assert listing(two) == listing(one)  # one log, one set of checkpoints
+    assert [row["step"] for row in rows(two)] == ["1", "2", "3", "4", "5", "6"]
+    said = [sorted((folder / "skipped.log").read_text().splitlines()) for folder in (two, one)]
+    assert said[0] == said[1] and len(said[1]) == SHARED.count("b")
+    for mine, others in zip(checkpoints(two), checkpoints(one), strict=True):
         assert listing(mine) == listing(others)
 
 
-def test_two_processes_count_the_tokens_that_one_does(shared: dict[str, Path]) -> None:
-    assert column(shared["two"], "tokens").tolist() == column(shared["one"], "tokens").tolist()
-
-
-def test_a_checkpoint_of_one_process_goes_on_in_two(shared: dict[str, Path]) -> None:
-    assert_same_losses(shared["one, then two"], shared["one"], first=3)
-    assert steps_saved(shared["one, then two"]) == [2, 4, 6]
-
-
-def test_a_checkpoint_of_two_processes_goes_on_in_one(shared: dict[str, Path]) -> None:
-    assert_same_losses(shared["two, then one"], shared["one"], first=3)
-    assert steps_saved(shared["two, then one"]) == [2, 4, 6]
+@pytest.mark.parametrize("name", ["one, then two", "two, then one"])
+def test_a_checkpoint_of_one_process_resumes_in_two_and_the_other_way_round(name: str, shared: dict[str, Path]) -> None:
+    assert_same_losses(shared[name], shared["one, all"], first=3)
+    assert steps_saved(shared[name]) == [2, 4, 6]
 
 
 def test_two_processes_leave_a_frozen_decoder_bit_for_bit(shared: dict[str, Path]) -> None:
-    """With layers computed again in the backward pass, which gathers them once more."""
+    """With gradient checkpointing, which gathers the layers once more in the backward pass."""
     assert_same_losses(shared["two, stage 1"], shared["one, stage 1"])
     before, after = state_of(small_model()), load_model(latest_checkpoint(shared["two, stage 1"]), "cpu").state_dict()
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) == name.startswith("language_model."), name
 
 
-def test_a_batch_without_pictures_moves_the_encoder_alike_in_one_process_and_in_two(shared: dict[str, Path]) -> None:
-    one, two = (shared[f"{number}, nothing to see"] for number in ("one", "two"))
-    assert_same_losses(two, one)
-    weights = [load_model(latest_checkpoint(folder), "cpu").state_dict() for folder in (two, one)]
-    for name, tensor in weights[1].items():
-        torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-5, msg=name)
+def test_a_batch_without_images_moves_the_encoder_alike_in_one_process_and_in_two(shared: dict[str, Path]) -> None:
+    assert_same_losses(shared["two, nothing to see"], shared["one, nothing to see"])
+    assert_same_weights(shared["two, nothing to see"], shared["one, nothing to see"])
 
 
 def test_no_process_waits_for_the_first_to_name_a_broken_sample(shared: dict[str, Path]) -> None:
@@ -921,9 +979,33 @@ def test_no_process_waits_for_the_first_to_name_a_broken_sample(shared: dict[str
     assert said[0] == said[1] == ["step 1: sample 1: it is broken", "step 1: sample 3: it is broken"]
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_two_processes_train_a_changed_model_as_one_does(name: str, shared: dict[str, Path]) -> None:
+    """Its second step has nothing to see, so that the changed parts compute a grey frame."""
+    assert_same_losses(shared[f"two, {name}"], shared[f"one, {name}"])
+    weights = [load_file(latest_checkpoint(shared[f"{n}, {name}"]) / "model.safetensors") for n in ("two", "one")]
+    assert weights[0].keys() == weights[1].keys()
+    for key, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][key], tensor, rtol=0, atol=2e-5, msg=key)
+
+
+@pytest.mark.parametrize("what", ["number", "shared"])
+def test_what_cannot_be_spread_over_processes_is_refused_in_words(what: str) -> None:
+    model = small_model()
+    if what == "number":
+        model.pruner = nn.Linear(2, 1)
+        model.pruner.scale = nn.Parameter(torch.tensor(1.0))
+        message = r"pruner\.scale is a single number"
+    else:
+        model.language_model.layers[1] = model.language_model.layers[0]
+        message = "another layer has the parameter language_model.layers.1"
+    with pytest.raises(TrainingError, match=message):
+        shard(model, torch.device("cpu"))
+
+
 def test_one_process_needs_no_others() -> None:
     alone = Processes()
-    assert alone.first and (alone.total(3), alone.most(4)) == (3, 4)
+    assert alone.first and (alone.total(3, 5), alone.most(4)) == ([3, 5], 4)
     alone.wait()
 
 
@@ -993,10 +1075,8 @@ def test_the_new_tokens_get_the_next_ids_and_stand_for_pictures(sources: Sources
 def test_what_was_put_together_trains_in_stage_1_and_is_loaded_again(sources: Sources, tmp_path: Path) -> None:
     model, own = assemble(sources.vision, sources.decoder)
     before = state_of(model)
-    freeze(model, OFFICIAL_2B[0])
-    batches = Conversations(Mixed("ssss"), own, OFFICIAL_2B[0], 4, shuffle=False)
-    groups, files = parameter_groups(model, OFFICIAL_2B[0]), CheckpointFiles(model.config, own)
-    Trainer(model.train(), NextToken(), batches, groups, Plan(1, workers=0), tmp_path, files).run()
+    plan = Plan(1, batch_size=4, shuffle=False, workers=0)
+    train_stage(model, own, Mixed("ssss"), OFFICIAL_2B[0], plan, tmp_path)
     assert rows(tmp_path)[0]["skipped"] == "0"
     assert column(tmp_path, "loss").tolist() == pytest.approx([math.log(1024)], abs=0.3)
     loaded, again = vl3ref.load(tmp_path / "checkpoint-000001", device="cpu")

@@ -103,7 +103,7 @@ def rehearse(folder: Path, model: nn.Module, files: ModelFiles, processes: Proce
     """
     parameters: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
     if processes.first:
-        trial = folder / ".trial"
+        trial = folder / ".checkpoint-trial"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # AdamW's two moments lie beside the weights; all are float32.
