@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import GOLDENS
 from vl3ref import ChangeError, CheckpointError, ConfigError
 from vl3ref.checkpoints import load_language_model, load_model, load_vision_encoder, read_config, save_model
-from vl3ref.checkpoints.parts import write_language_config, write_vision_config
+from vl3ref.checkpoints.parts import write_decoder, write_vision
 from vl3ref.hub import find_checkpoint
 from vl3ref.model.videollama3 import VideoLLaMA3
 
@@ -134,7 +134,7 @@ def test_old_files_rotary_buffers_are_passed_over(model: VideoLLaMA3, tmp_path: 
 
 
 def test_a_vision_only_checkpoint_has_no_prefix(model: VideoLLaMA3, tmp_path: Path) -> None:
-    config = write_vision_config(model.config.vision, "float32")
+    config = write_vision(model.config.vision)
     folder = single_file(tmp_path, model.vision_encoder.state_dict(), config)
     assert same(model.vision_encoder, load_vision_encoder(folder, device="cpu"))
 
@@ -164,7 +164,7 @@ def test_googles_siglip_loads_into_the_encoder_and_says_what_it_drops(
 
 
 def test_a_plain_qwen2_loads_into_the_decoder(model: VideoLLaMA3, tmp_path: Path) -> None:
-    raw = write_language_config(model.config.language, "float32")
+    raw = write_decoder(model.config.language)
     config = transformers.Qwen2Config(**{key: raw[key] for key in raw if key not in ("architectures", "model_type")})
     reference = transformers.Qwen2ForCausalLM(config).eval()
     reference.save_pretrained(tmp_path)

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 EXTRAS = ("transformers", "torchvision", "matplotlib", "pytest", "av")
 
 AT_IMPORT = {"einops", "jaxtyping", "numpy", "safetensors", "tokenizers", "vl3ref"}
-"""What importing vl3ref may import beside torch. Videos, images, the hub and the command line come when they are used."""
+"""What importing vl3ref may import beside torch. Videos, images, the hub and the command line come when used."""
 
 CODE = f"""
 import json, sys, torch

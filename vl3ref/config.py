@@ -48,17 +48,12 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How the decoder's rotary frequencies are changed for texts longer than it was trained on.
+    """The decoder's rotary frequencies, changed for longer texts than it was pretrained on, as in transformers.
 
     Attributes:
-        kind: "linear" divides every frequency by the factor; "llama3" does so for long wavelengths only; "yarn" blends
-            by how often a pair turns within the original length.
-        low_freq_factor, high_freq_factor: of llama3: the wavelengths it blends between are the original length divided
-            by these.
-        original_max_position_embeddings: of llama3 and yarn: the length that the decoder was trained on.
-        beta_fast, beta_slow: of yarn: turns within the original length between which it blends.
-        attention_factor: what cosines and sines are multiplied by; None for yarn's 0.1 ln(factor) + 1, and for 1 in
-            the other kinds.
+        low_freq_factor, high_freq_factor: llama3's.
+        beta_fast, beta_slow, attention_factor: yarn's; None stands for a factor of 0.1 ln(factor) + 1.
+        original_max_position_embeddings: llama3's and yarn's: the length of the texts in pretraining.
     """
 
     kind: Literal["linear", "llama3", "yarn"]
@@ -76,10 +71,7 @@ class RopeScaling:
         if not self.factor >= 1:
             raise ConfigError(f"decoder: the factor of its rope scaling should be at least 1, not {self.factor}")
         if not self.low_freq_factor < self.high_freq_factor:
-            raise ConfigError(
-                f"decoder: low_freq_factor {self.low_freq_factor} of its rope scaling should be below "
-                f"high_freq_factor {self.high_freq_factor}"
-            )
+            raise ConfigError("decoder: low_freq_factor of its rope scaling should be below high_freq_factor")
 
 
 @dataclass(frozen=True)
@@ -112,16 +104,15 @@ class LanguageConfig:
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        def check_multiple(whole: str, part: str) -> None:
+        multiples = {"num_attention_heads": "num_key_value_heads"}
+        if not self.head_dim:
+            multiples["hidden_size"] = "num_attention_heads"
+        for whole, part in multiples.items():
             if getattr(self, whole) % getattr(self, part):
                 raise ConfigError(
                     f"decoder: {whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
                 )
-
-        check_multiple("num_attention_heads", "num_key_value_heads")
-        if not self.head_dim:
-            check_multiple("hidden_size", "num_attention_heads")
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise ConfigError(f"decoder: head size {self.head_dim} is odd, and RoPE rotates pairs")
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from vl3ref.checkpoints.layouts import read_config
 from vl3ref.checkpoints.loading import load_model, load_processor
-from vl3ref.checkpoints.saving import SHARD_BYTES, save, save_model
+from vl3ref.checkpoints.saving import save, save_model
 from vl3ref.config import Layout
 from vl3ref.errors import CheckpointError
 from vl3ref.hub import find_checkpoint
 
 
-def convert(source: str | Path, target: str | Path, layout: Layout, max_shard_bytes: int = SHARD_BYTES) -> Path:
+def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
     """Rewrite a checkpoint in another layout, its dtype kept: weights, tokenizer, processor settings, chat template.
 
     A folder without a tokenizer is converted without one.
@@ -31,5 +31,5 @@ def convert(source: str | Path, target: str | Path, layout: Layout, max_shard_by
         raise CheckpointError(f"{target} exists and is not empty; name a new folder")
     model = load_model(folder, device="cpu", dtype=read_config(folder).dtype)
     if not any((folder / name).exists() for name in ("tokenizer.json", "merges.txt")):
-        return save_model(model, target, layout, max_shard_bytes)
-    return save(model, load_processor(folder), target, layout, max_shard_bytes)
+        return save_model(model, target, layout)
+    return save(model, load_processor(folder), target, layout)

@@ -5,23 +5,12 @@ tells them apart. Pruning is a setting of the video processor, not of the model.
 AutoProcessor needs, the chat template included.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vl3ref.checkpoints import parts
 from vl3ref.checkpoints.official import NORMALISATION
-from vl3ref.checkpoints.parts import (
-    DECODER_TYPES,
-    HEAD,
-    LANGUAGE,
-    PROJECTOR,
-    VISION,
-    decoder_type,
-    read_decoder,
-    read_vision,
-    rope_parameters,
-    write_decoder,
-    write_vision,
-)
 from vl3ref.checkpoints.values import Section, dtype_of, flag, only, section, token_id
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
@@ -32,15 +21,18 @@ from vl3ref.inputs.template import SYSTEM_PROMPT
 MODEL_TYPES = ("video_llama_3",)
 
 PREFIXES = {
-    VISION: "model.vision_model.",
-    PROJECTOR: "model.projector.",
-    HEAD: "lm_head.",
-    LANGUAGE: "model.language_model.",
+    parts.VISION: "model.vision_model.",
+    parts.PROJECTOR: "model.projector.",
+    parts.HEAD: "lm_head.",
+    parts.LANGUAGE: "model.language_model.",
 }
 """What names of tensors begin with: in our model, in the files."""
 
 VISUAL_TOKENS = ("<|image_pad|>", "<|video_pad|>")
 """What stands for a visual token of an image, and of a video."""
+
+PUBLISHED_IDS = (151655, 151656)
+"""Theirs in the published folders."""
 
 
 def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
@@ -50,17 +42,16 @@ def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
     """
     text = section(raw, "text_config", where)
     # transformers 5 writes `tie_word_embeddings` beside the text_config as well as in it, and ties if either says so.
-    tied = [flag(part, "tie_word_embeddings", where) for part in (raw, text)]
-    text["tie_word_embeddings"] = any(tied)
+    text["tie_word_embeddings"] = any(flag(keys, "tie_word_embeddings", where) for keys in (raw, text))
     for key in ("bos_token_id", "eos_token_id"):
         if text.get(key) is None:
             text[key] = raw.get(key)
     text.setdefault("model_type", "qwen2")
-    only(text, "model_type", tuple(DECODER_TYPES), f"{where}, text_config")
-    language = read_decoder(text, f"{where}, text_config", text["model_type"])
+    only(text, "model_type", tuple(parts.DECODER_TYPES), f"{where}, text_config")
+    language = parts.read_decoder(text, f"{where}, text_config", text["model_type"])
     _, video = _processor_sections(folder) if folder else ({}, {})
     return ModelConfig(
-        vision=read_vision(section(raw, "vision_config", where), f"{where}, vision_config"),
+        vision=parts.read_vision(section(raw, "vision_config", where), f"{where}, vision_config"),
         language=language,
         image_token_id=token_id(raw, "image_token_id", where, language.vocab_size),
         video_token_id=token_id(raw, "video_token_id", where, language.vocab_size),
@@ -77,7 +68,9 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """
     if config.projector_depth != 2:
         raise ConfigError(f"the hf layout's projector has two layers, this model's has {config.projector_depth}")
-    text = write_decoder(config.language)
+    config = with_two_ids(config)
+    text = parts.write_decoder(config.language)
+    theta = config.language.rope_theta
     return {
         "architectures": ["VideoLlama3ForConditionalGeneration"],
         "model_type": "video_llama_3",
@@ -86,19 +79,29 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": config.language.tie_word_embeddings,
         # transformers 4 reads rope_theta and rope_scaling, transformers 5 rope_parameters.
         "text_config": {
-            "model_type": decoder_type(config.language),
             **text,
-            "rope_parameters": rope_parameters(text),
+            "rope_parameters": {"rope_type": "default", **(text["rope_scaling"] or {}), "rope_theta": theta},
             "layer_types": ["full_attention"] * config.language.num_hidden_layers,
         },
         "vision_config": {
+            **parts.write_vision(config.vision),
             "model_type": "video_llama_3_vision",
-            **write_vision(config.vision),
             "rope_parameters": {"rope_type": "axial", "rope_theta": config.vision.rope_theta},
         },
         "dtype": dtype,
         "torch_dtype": dtype,
     }
+
+
+def with_two_ids(config: ModelConfig) -> ModelConfig:
+    """transformers tells images from videos by their token ids, so one id for both cannot stay one in this layout.
+
+    Which ids stand for visual tokens does not change the numbers (their embeddings are replaced), only which prompts
+    fit. With the released vocabulary, the published ids are taken; `saving.save` asks the tokenizer instead.
+    """
+    if config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665:
+        return replace(config, image_token_id=PUBLISHED_IDS[0], video_token_id=PUBLISHED_IDS[1])
+    return config
 
 
 def read_processor(folder: Path) -> dict[str, Any]:

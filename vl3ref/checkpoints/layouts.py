@@ -8,16 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vl3ref.checkpoints import hf, official
-from vl3ref.checkpoints.parts import (
-    DECODER_TYPES,
-    SIGLIP_DEFAULTS,
-    SIGLIP_TYPES,
-    VISION,
-    VISION_TYPES,
-    read_decoder,
-    read_vision,
-)
+from vl3ref.checkpoints import hf, official, parts
 from vl3ref.checkpoints.values import section
 from vl3ref.config import LanguageConfig, Layout, ModelConfig, VisionConfig
 from vl3ref.errors import ConfigError
@@ -27,8 +18,8 @@ WHOLE_TYPES = (*official.MODEL_TYPES, *hf.MODEL_TYPES)
 
 IN_FILES = {
     **{theirs: ours for layout in (official, hf) for ours, theirs in layout.PREFIXES.items()},
-    "model.vision_encoder.vision_encoder.": VISION,  # as the official trainer saves it
-    "vision_model.": VISION,  # google's SigLIP
+    "model.vision_encoder.vision_encoder.": parts.VISION,  # as the official trainer saves it
+    "vision_model.": parts.VISION,  # google's SigLIP
 }
 """What names of tensors begin with in the files of any layout, and in our model."""
 
@@ -82,12 +73,12 @@ def read_vision_config(source: Mapping[str, Any] | str | Path) -> VisionConfig:
     kind = raw.get("model_type")
     if kind in WHOLE_TYPES:
         return read_config(raw).vision
-    if kind in SIGLIP_TYPES:
+    if kind in parts.SIGLIP_TYPES:
         encoder = section(raw, "vision_config", where) if kind == "siglip" else raw
-        return read_vision({**SIGLIP_DEFAULTS, **encoder}, where)
-    if kind in VISION_TYPES:
-        return read_vision(raw, where)
-    known = ", ".join(VISION_TYPES + SIGLIP_TYPES)
+        return parts.read_vision({**parts.SIGLIP_DEFAULTS, **encoder}, where)
+    if kind in parts.VISION_TYPES:
+        return parts.read_vision(raw, where)
+    known = ", ".join(parts.VISION_TYPES + parts.SIGLIP_TYPES)
     raise ConfigError(f"{where}: model_type {kind!r} is not a vision encoder (known: {known})")
 
 
@@ -97,9 +88,9 @@ def read_language_config(source: Mapping[str, Any] | str | Path) -> LanguageConf
     kind = raw.get("model_type")
     if kind in WHOLE_TYPES:
         return read_config(raw).language
-    if kind in DECODER_TYPES:
-        return read_decoder(raw, where, kind)
-    raise ConfigError(f"{where}: model_type {kind!r} is not a decoder (known: {', '.join(DECODER_TYPES)})")
+    if kind in parts.DECODER_TYPES:
+        return parts.read_decoder(raw, where, kind)
+    raise ConfigError(f"{where}: model_type {kind!r} is not a decoder (known: {', '.join(parts.DECODER_TYPES)})")
 
 
 def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str, Path | None]:

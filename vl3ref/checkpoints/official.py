@@ -9,27 +9,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vl3ref.checkpoints.parts import (
-    DECODER_TYPES,
-    HEAD,
-    LANGUAGE,
-    PROJECTOR,
-    VISION,
-    decoder_type,
-    read_decoder,
-    read_vision,
-    write_decoder,
-    write_vision,
-)
+from vl3ref.checkpoints import parts
 from vl3ref.checkpoints.values import Section, dtype_of, flag, section, token_id
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
 from vl3ref.hub import read_json_if_there
 from vl3ref.inputs.processor_config import ProcessorConfig
 
-MODEL_TYPES = {f"videollama3_{kind}": kind for kind in DECODER_TYPES}
+MODEL_TYPES = {f"videollama3_{kind}": kind for kind in parts.DECODER_TYPES}
 
-PREFIXES = {VISION: "model.vision_encoder.", PROJECTOR: "model.mm_projector.", HEAD: "lm_head.", LANGUAGE: "model."}
+PREFIXES = {
+    parts.VISION: "model.vision_encoder.",
+    parts.PROJECTOR: "model.mm_projector.",
+    parts.HEAD: "lm_head.",
+    parts.LANGUAGE: "model.",
+}
 """What names of tensors begin with: in our model, in the files."""
 
 VISUAL_TOKENS = ("<image>", "<image>")
@@ -37,10 +31,10 @@ VISUAL_TOKENS = ("<image>", "<image>")
 
 
 def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
-    language = read_decoder(raw, where, MODEL_TYPES[raw["model_type"]])
+    language = parts.read_decoder(raw, where, MODEL_TYPES[raw["model_type"]])
     image_token_id = token_id(raw, "image_token_index", where, language.vocab_size)
     return ModelConfig(
-        vision=read_vision(section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
+        vision=parts.read_vision(section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
         language=language,
         image_token_id=image_token_id,
         video_token_id=image_token_id,
@@ -62,16 +56,17 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
             f"({config.image_token_id} for images, {config.video_token_id} for videos); "
             "replace both by one id that its tokenizer holds"
         )
-    decoder = decoder_type(config.language)
+    decoder = parts.write_decoder(config.language)
+    kind = decoder["model_type"]
     return {
-        "architectures": [f"Videollama3{decoder.capitalize()}ForCausalLM"],
-        "model_type": f"videollama3_{decoder}",
-        **write_decoder(config.language),
+        "architectures": [f"Videollama3{kind.capitalize()}ForCausalLM"],
+        **decoder,
+        "model_type": f"videollama3_{kind}",
         "image_token_index": config.image_token_id,
         "mm_projector_type": f"mlp{config.projector_depth}x_gelu",
         "use_token_compression": config.use_token_compression,
         "vision_encoder": None,
-        "vision_encoder_config": {"model_type": "videollama3_vision_encoder", **write_vision(config.vision)},
+        "vision_encoder_config": parts.write_vision(config.vision),
         "torch_dtype": dtype,
     }
 

@@ -27,13 +27,7 @@ DECODER_TYPES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llam
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
-SIGLIP_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "patch_size": 16,
-}
+SIGLIP_DEFAULTS = {**dict(zip(SIZES, (768, 3072, 12, 12), strict=True)), "patch_size": 16}
 """Of transformers' SiglipVisionConfig; google's files give only what differs."""
 
 ROPE_KEYS = {
@@ -59,6 +53,7 @@ def read_vision(raw: Section, where: str) -> VisionConfig:
 
 def write_vision(config: VisionConfig) -> dict[str, Any]:
     return {
+        "model_type": "videollama3_vision_encoder",
         **{key: getattr(config, key) for key in SIZES},
         "patch_size": config.patch_size,
         "num_channels": config.num_channels,
@@ -67,12 +62,6 @@ def write_vision(config: VisionConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         **({} if config.rope_theta == 10000.0 else {"rope_theta": config.rope_theta}),
     }
-
-
-def write_vision_config(config: VisionConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a vision-only checkpoint, as DAMO-NLP-SG/VL3-SigLIP-NaViT has it."""
-    kind = {"architectures": ["Videollama3VisionEncoderModel"], "model_type": "videollama3_vision_encoder"}
-    return {**kind, **write_vision(config), "torch_dtype": dtype}
 
 
 def read_decoder(raw: Section, where: str, kind: str) -> LanguageConfig:
@@ -88,12 +77,11 @@ def read_decoder(raw: Section, where: str, kind: str) -> LanguageConfig:
     layer_types = raw.get("layer_types") or []
     for layer_type in layer_types if isinstance(layer_types, list) else [layer_types]:
         only({"layer_types": layer_type}, "layer_types", ("full_attention",), where)
-    bias = flag(raw, "attention_bias", where) if kind != "qwen2" else False
-    sizes = {key: size(raw, key, where) for key in SIZES}
+    sizes = {key: size(raw, key, where) for key in ("vocab_size", *SIZES)}
     head_dim = size(raw, "head_dim", where) if raw.get("head_dim") is not None else 128 if kind == "qwen3" else 0
+    bias = kind != "qwen2" and flag(raw, "attention_bias", where)
     rope_theta, rope_scaling = _read_rope(raw, where, kinds=tuple(ROPE_KEYS))
     return LanguageConfig(
-        vocab_size=size(raw, "vocab_size", where),
         **sizes,
         num_key_value_heads=size(raw, "num_key_value_heads", where, sizes["num_attention_heads"]),
         rms_norm_eps=number(raw, "rms_norm_eps", where, 1e-6),
@@ -106,36 +94,29 @@ def read_decoder(raw: Section, where: str, kind: str) -> LanguageConfig:
         qk_norm=kind == "qwen3",
         qkv_bias=bias or kind == "qwen2",
         output_bias=bias,
-        mlp_bias=flag(raw, "mlp_bias", where) if kind == "llama" else False,
+        mlp_bias=kind == "llama" and flag(raw, "mlp_bias", where),
         rope_scaling=rope_scaling,
     )
 
 
-def decoder_type(config: LanguageConfig) -> str:
-    """The `model_type` of transformers' decoder that computes the same.
+def write_decoder(config: LanguageConfig) -> dict[str, Any]:
+    """The keys of a decoder, the same in every layout. Those of the scaling are transformers 4's.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no decoder of transformers computes the same.
     """
-    if config.qkv_bias and not (config.qk_norm or config.output_bias or config.mlp_bias):
-        return "qwen2"
     kind = "qwen3" if config.qk_norm else "llama"
-    if config.qkv_bias != config.output_bias or (config.qk_norm and config.mlp_bias):
+    if config.qkv_bias and not (config.qk_norm or config.output_bias or config.mlp_bias):
+        kind = "qwen2"
+    elif config.qkv_bias != config.output_bias or (config.qk_norm and config.mlp_bias):
         raise ConfigError(
             f"no decoder of {', '.join(DECODER_TYPES)} has these biases "
             f"(qkv_bias {config.qkv_bias}, output_bias {config.output_bias}, mlp_bias {config.mlp_bias})"
         )
-    return kind
-
-
-def write_decoder(config: LanguageConfig) -> dict[str, Any]:
-    """The decoder's keys, the same in every layout. The scaling's are those of transformers 4."""
-    kind, ends, scaling = decoder_type(config), config.eos_token_ids, config.rope_scaling
+    ends, scaling = config.eos_token_ids, config.rope_scaling
     keys: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        **{key: getattr(config, key) for key in SIZES},
-        "num_key_value_heads": config.num_key_value_heads,
-        "rms_norm_eps": config.rms_norm_eps,
+        "model_type": kind,
+        **{key: getattr(config, key) for key in ("vocab_size", *SIZES, "num_key_value_heads", "rms_norm_eps")},
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "use_sliding_window": False,
@@ -159,42 +140,25 @@ def write_decoder(config: LanguageConfig) -> dict[str, Any]:
     return keys
 
 
-def write_language_config(config: LanguageConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a plain decoder's checkpoint."""
-    kind = decoder_type(config)
-    return {
-        "architectures": [DECODER_TYPES[kind]],
-        "model_type": kind,
-        **write_decoder(config),
-        "torch_dtype": dtype,
-    }
-
-
-def rope_parameters(keys: Section) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling`, transformers 4's, in the one section that transformers 5 has for both."""
-    return {"rope_type": "default", **(keys["rope_scaling"] or {}), "rope_theta": keys["rope_theta"]}
-
-
 def _read_rope(raw: Section, where: str, kinds: tuple[str, ...]) -> tuple[float, RopeScaling | None]:
-    """Theta and the scaling, from either transformers' keys."""
+    """Theta and the scaling, from transformers 4's `rope_theta` and `rope_scaling` or 5's `rope_parameters`."""
     key = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
     rope = section(raw, key, where) if raw.get(key) else {}
     theta = number(rope if rope.get("rope_theta") is not None else raw, "rope_theta", where, 10000.0)
     kind: Any = rope.get("rope_type") or rope.get("type") or kinds[0]
     if kind not in kinds:
         raise ConfigError(f"{where}: {key} of type {kind!r} is not implemented (only {', '.join(kinds)})")
-    only(rope, "partial_rotary_factor", (None, 1), f"{where}, {key}")
-    only(rope, "truncate", (None, True), f"{where}, {key}")
+    where = f"{where}, {key}"
+    only(rope, "partial_rotary_factor", (None, 1), where)
+    only(rope, "truncate", (None, True), where)
     names = ROPE_KEYS.get(kind, ())
-    passed_over = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "truncate"}
-    if unknown := sorted(rope.keys() - passed_over - set(names)):
-        raise ConfigError(f"{where}: {key} has {', '.join(unknown)}, which is not implemented")
+    if unknown := rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor", "truncate", *names}:
+        raise ConfigError(f"{where} has {', '.join(sorted(unknown))}, which is not implemented")
     if not names:
         return theta, None
-    scaling: dict[str, Any] = {}
-    for name in names:
-        if name == "original_max_position_embeddings":
-            scaling[name] = size(rope, name, f"{where}, {key}", size(raw, "max_position_embeddings", where, 32768))
-        elif name == "factor" or rope.get(name) is not None:
-            scaling[name] = number(rope, name, f"{where}, {key}")
-    return theta, RopeScaling(kind, **scaling)
+    numbers: dict[str, Any] = {"factor": number(rope, "factor", where)}
+    numbers |= {name: number(rope, name, where) for name in names if rope.get(name) is not None}
+    if "original_max_position_embeddings" in names:
+        default = raw.get("max_position_embeddings") or 32768
+        numbers["original_max_position_embeddings"] = size(rope, "original_max_position_embeddings", where, default)
+    return theta, RopeScaling(kind, **numbers)

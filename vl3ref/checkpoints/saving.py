@@ -21,10 +21,11 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
+from vl3ref.checkpoints import hf
 from vl3ref.checkpoints.layouts import file_name, module_of, our_name
 from vl3ref.checkpoints.loading import saved_tensors
-from vl3ref.checkpoints.parts import LANGUAGE, write_language_config, write_vision_config
-from vl3ref.config import LanguageConfig, Layout, ModelConfig
+from vl3ref.checkpoints.parts import DECODER_TYPES, LANGUAGE, write_decoder, write_vision
+from vl3ref.config import Layout, ModelConfig
 from vl3ref.errors import ChangeError, CheckpointError
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.language_model import LanguageModel
@@ -33,47 +34,45 @@ from vl3ref.model.vision import VisionEncoder
 
 Saveable = VideoLLaMA3 | VisionEncoder | LanguageModel
 
-OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-"""What a save writes beside config files, and what the next one may take away."""
-
 SHARD_BYTES = 5_000_000_000
 """Weights beyond this are split over several files with an index, as the hub's are."""
 
-PUBLISHED_HF_IDS = (151655, 151656)
-"""<|image_pad|> and <|video_pad|>: what the published hf folders use for the released vocabulary."""
+OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""What a save writes beside config files, and what the next one may take away."""
 
 
-def save(
-    model: VideoLLaMA3,
-    processor: Processor,
-    folder: str | Path,
-    layout: Layout = "official",
-    max_shard_bytes: int = SHARD_BYTES,
-) -> Path:
+def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: Layout = "official") -> Path:
     """Write a folder that `vl3ref.load` takes; in the hf layout, one that transformers' AutoProcessor takes as well.
 
-    Weights, config.json and generation_config.json, the tokenizer and the processor's settings. Visual tokens get the
-    ids that the layout's processor looks up by name; a tokenizer that lacks those names gets them added in the folder,
-    as long as the embedding table has rows to spare.
+    It holds what `save_model` writes, the tokenizer and the processor's settings. Visual tokens get the ids that the
+    layout's processor looks up by name; a tokenizer that lacks those names gets them added in the folder, as long as
+    the embedding table has rows to spare.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError, CheckpointError, ChangeError: as `save_model`; or the vocabulary has no room for the layout's
+        ConfigError, ChangeError, CheckpointError: as in `save_model`; or the vocabulary has no room for the layout's
             visual tokens.
     """
     folder = Path(folder).absolute()
-    backend = _with_visual_tokens(processor.tokenizer.backend, layout)
-    config = _with_ids_of(backend, model.config, layout)
+    backend, config = _with_visual_tokens(processor.tokenizer.backend, model.config, layout)
+    ends = config.language.eos_token_ids
     with staged(folder) as staging:
-        _write_model(model, config, staging, layout, max_shard_bytes)
+        _write_model(model, config, staging, layout)
         backend.save(str(staging / "tokenizer.json"))
-        write_json(staging / "tokenizer_config.json", _tokenizer_json(backend, config.language))
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": config.language.max_position_embeddings,
+        }
+        if ends:
+            settings |= {"eos_token": backend.id_to_token(ends[0]), "pad_token": backend.id_to_token(ends[-1])}
+        write_json(staging / "tokenizer_config.json", settings)
         for name, content in module_of(layout).write_processor(processor.config, config).items():
             write_json(staging / name, content)
         if layout == "hf":
-            (staging / "chat_template.jinja").write_text(module_of("hf").CHAT_TEMPLATE, encoding="utf-8")
+            (staging / "chat_template.jinja").write_text(hf.CHAT_TEMPLATE, encoding="utf-8")
     return folder
 
 
@@ -86,7 +85,6 @@ def save_model(
     Args:
         model: a whole model; or a part, which is written as a vision-only or a plain decoder's checkpoint.
         layout: of a whole model.
-        max_shard_bytes: weights beyond this are split over several files with an index.
 
     Returns:
         The folder.
@@ -97,9 +95,8 @@ def save_model(
         CheckpointError: `folder` is a file.
     """
     folder = Path(folder).absolute()
-    config = with_layout_ids(model.config, layout) if isinstance(model, VideoLLaMA3) else None
     with staged(folder) as staging:
-        _write_model(model, config, staging, layout, max_shard_bytes)
+        _write_model(model, None, staging, layout, max_shard_bytes)
     return folder
 
 
@@ -119,12 +116,12 @@ def check_saveable(model: Saveable, layout: Layout = "official") -> None:
             problems.append(f"{name} is a {type(x).__name__}, and only tensors are saved")
         elif x.is_meta or x.layout != torch.strided or x.is_quantized or x.is_complex():
             problems.append(f"{name} is not a plain tensor of numbers in memory")
-        elif isinstance(model, VideoLLaMA3) and our_name(file_name(name, layout)) != name:
-            problems.append(f"{name} would be taken for {our_name(file_name(name, layout))}: give it another name")
+        elif isinstance(model, VideoLLaMA3) and (read_as := our_name(file_name(name, layout))) != name:
+            problems.append(f"{name} would be taken for {read_as}: give it another name")
     if isinstance(model, VideoLLaMA3):
         one_id = replace(model.config, video_token_id=model.config.image_token_id)  # `save` sets them by the layout
         module_of(layout).write_config(one_id, "float32")
-    else:
+    else:  # parts are loaded without a change
         make: Any = type(model)
         with torch.device("meta"):
             plain = {name: tuple(x.shape) for name, x in make(model.config).state_dict().items()}
@@ -158,69 +155,42 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def with_layout_ids(config: ModelConfig, layout: Layout) -> ModelConfig:
-    """transformers tells images from videos by their token ids, so one id for both cannot stay one in the hf layout.
-
-    Which ids stand for visual tokens does not change the numbers (their embeddings are replaced), only which prompts
-    fit. With the released vocabulary, the published hf ids are taken; `save` asks the tokenizer instead.
-    """
-    released = config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665
-    if layout == "hf" and released:
-        return replace(config, image_token_id=PUBLISHED_HF_IDS[0], video_token_id=PUBLISHED_HF_IDS[1])
-    return config
-
-
-def _with_visual_tokens(backend: Backend, layout: Layout) -> Backend:
-    """The tokenizer, or a copy with the layout's visual tokens if it lacks them."""
-    lacking = [token for token in dict.fromkeys(module_of(layout).VISUAL_TOKENS) if backend.token_to_id(token) is None]
-    if lacking:
+def _with_visual_tokens(backend: Backend, config: ModelConfig, layout: Layout) -> tuple[Backend, ModelConfig]:
+    """The tokenizer, or a copy with the layout's visual tokens where it lacks them; and the config with their ids."""
+    tokens = module_of(layout).VISUAL_TOKENS
+    if lacking := [token for token in dict.fromkeys(tokens) if backend.token_to_id(token) is None]:
         backend = Backend.from_str(backend.to_str())
         backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
-    return backend
-
-
-def _with_ids_of(backend: Backend, config: ModelConfig, layout: Layout) -> ModelConfig:
-    tokens = module_of(layout).VISUAL_TOKENS
     image, video = (backend.token_to_id(token) or 0 for token in tokens)
     if max(image, video) >= config.language.vocab_size:
         raise CheckpointError(
             f"the embedding table has {config.language.vocab_size} rows, and the tokenizer leaves none for "
             f"{' and '.join(dict.fromkeys(tokens))}, which the {layout} layout needs"
         )
-    return replace(config, image_token_id=image, video_token_id=video)
-
-
-def _tokenizer_json(backend: Backend, config: LanguageConfig) -> dict[str, Any]:
-    """What transformers needs beside tokenizer.json."""
-    ends = config.eos_token_ids
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": config.max_position_embeddings,
-    }
-    if ends:
-        settings |= {"eos_token": backend.id_to_token(ends[0]), "pad_token": backend.id_to_token(ends[-1])}
-    return settings
+    return backend, replace(config, image_token_id=image, video_token_id=video)
 
 
 def _write_model(
-    model: Saveable, config: ModelConfig | None, folder: Path, layout: Layout, max_shard_bytes: int
+    model: Saveable, config: ModelConfig | None, folder: Path, layout: Layout, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
     """
     Args:
-        config: of a whole model, with the visual token ids that the folder is to have.
+        config: of a whole model, if other than the model's own is to be written.
     """
     check_saveable(model, layout)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     tensors = saved_tensors(model)
+    described: dict[str, Any]
     if isinstance(model, VideoLLaMA3):
-        described = module_of(layout).write_config(config, dtype)
+        described = module_of(layout).write_config(config or model.config, dtype)
         tensors = {file_name(name, layout): x for name, x in tensors.items()}
     elif isinstance(model, LanguageModel):
-        described = write_language_config(model.config, dtype)
+        keys = write_decoder(model.config)
+        described = {"architectures": [DECODER_TYPES[keys["model_type"]]], **keys, "torch_dtype": dtype}
         tensors = {file_name(LANGUAGE + name, "official"): x for name, x in tensors.items()}
     else:
-        described = write_vision_config(model.config, dtype)
+        keys = write_vision(model.config)
+        described = {"architectures": ["Videollama3VisionEncoderModel"], **keys, "torch_dtype": dtype}
     write_json(folder / "config.json", described)
     if not isinstance(model, VisionEncoder):
         decoder = described.get("text_config", described)
@@ -243,13 +213,11 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: 
     files = ["model.safetensors"]
     if len(shards) > 1:
         files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
-        write_json(
-            folder / "model.safetensors.index.json",
-            {
-                "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-                "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
-            },
-        )
+        index = {
+            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+            "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
+        }
+        write_json(folder / "model.safetensors.index.json", index)
     for names, file in zip(shards, files, strict=True):
         shard: dict[str, Tensor] = {}
         seen: set[int] = set()
@@ -267,10 +235,9 @@ def _exchange(staging: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(staging, folder)
         return
-    new = sorted(staging.iterdir())
-    for file in new:
-        os.replace(file, folder / file.name)
-    fresh = {file.name for file in new}
+    new = {file.name for file in staging.iterdir()}
+    for name in sorted(new):
+        os.replace(staging / name, folder / name)
     for old in folder.iterdir():
-        if OWN_FILES.fullmatch(old.name) and old.name not in fresh:
+        if OWN_FILES.fullmatch(old.name) and old.name not in new:
             old.unlink()

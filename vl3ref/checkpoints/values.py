@@ -2,11 +2,11 @@
 
 Real files carry dozens of keys about training, remote code and caching. Those that cannot change what the model
 computes are let through; a key that can, with a value this package does not compute, is refused by name. Every function
-raises ConfigError with `where` (the file, and the section in it) in front.
+raises ConfigError, with `where` (the file, and the section in it) in front.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vl3ref.errors import ConfigError
@@ -17,43 +17,38 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def section(raw: Section, key: str, where: str) -> dict[str, Any]:
-    """An object inside the object."""
-    value = _need(raw, key, where)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: {key} should be an object, not {value!r}")
-    return dict(value)
+    return dict(_value(raw, key, where, None, "an object", lambda value: isinstance(value, Mapping)))
 
 
 def size(raw: Section, key: str, where: str, default: int | None = None) -> int:
-    """A whole number above 0."""
-    value = _need(raw if raw.get(key) is not None else {key: default}, key, where)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{where}: {key} should be a whole number above 0, not {value!r}")
-    return value
+    return _value(raw, key, where, default, "a whole number above 0", lambda value: type(value) is int and value > 0)
 
 
 def number(raw: Section, key: str, where: str, default: float | None = None) -> float:
-    """A number above 0."""
-    value = _need(raw if raw.get(key) is not None else {key: default}, key, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{where}: {key} should be a number above 0, not {value!r}")
-    return float(value)
+    def valid(value: Any) -> bool:
+        return type(value) in (int, float) and 0 < value < math.inf
+
+    return float(_value(raw, key, where, default, "a number above 0", valid))
 
 
 def flag(raw: Section, key: str, where: str, default: bool = False) -> bool:
-    """True or false."""
-    value = default if raw.get(key) is None else raw[key]
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where}: {key} should be true or false, not {value!r}")
-    return value
+    return _value(raw, key, where, default, "true or false", lambda value: type(value) is bool)
 
 
 def token_id(raw: Section, key: str, where: str, vocab_size: int) -> int:
-    """A token id within the vocabulary."""
-    value = _need(raw, key, where)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-        raise ConfigError(f"{where}: {key} should be a token id below {vocab_size}, not {value!r}")
-    return value
+    def valid(value: Any) -> bool:
+        return type(value) is int and 0 <= value < vocab_size
+
+    return _value(raw, key, where, None, f"a token id below {vocab_size}", valid)
+
+
+def end_ids(raw: Section, where: str) -> tuple[int, ...]:
+    """`eos_token_id`, which files write as one id, a list, or nothing, as a tuple."""
+    value = raw.get("eos_token_id")
+    ids = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(type(index) is int and index >= 0 for index in ids):
+        raise ConfigError(f"{where}: eos_token_id should be a token id or a list of them, not {value!r}")
+    return ids
 
 
 def dtype_of(raw: Section, where: str) -> str:
@@ -64,15 +59,6 @@ def dtype_of(raw: Section, where: str) -> str:
     return name
 
 
-def end_ids(raw: Section, where: str) -> tuple[int, ...]:
-    """`eos_token_id`, which files write as one id, a list, or nothing, as a tuple."""
-    value = raw.get("eos_token_id")
-    ids = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in ids):
-        raise ConfigError(f"{where}: eos_token_id should be a token id or a list of them, not {value!r}")
-    return ids
-
-
 def only(raw: Section, key: str, allowed: tuple[Any, ...], where: str) -> None:
     """Refuse any value but the allowed ones; the key may be absent."""
     if key in raw and raw[key] not in allowed:
@@ -80,7 +66,10 @@ def only(raw: Section, key: str, allowed: tuple[Any, ...], where: str) -> None:
         raise ConfigError(f"{where}: {key} {raw[key]!r} is not implemented (only {choices})")
 
 
-def _need(raw: Section, key: str, where: str) -> Any:
-    if raw.get(key) is None:
+def _value(raw: Section, key: str, where: str, default: Any, what: str, valid: Callable[[Any], bool]) -> Any:
+    value = default if raw.get(key) is None else raw[key]
+    if value is None:
         raise ConfigError(f"{where} has no {key}")
-    return raw[key]
+    if not valid(value):
+        raise ConfigError(f"{where}: {key} should be {what}, not {value!r}")
+    return value

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vl3ref.checkpoints import hf
 from vl3ref.checkpoints.layouts import file_name
-from vl3ref.checkpoints.saving import with_layout_ids
 from vl3ref.errors import InputError
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
@@ -31,7 +30,7 @@ def reference_model(model: VideoLLaMA3, attention: str = "sdpa") -> "PreTrainedM
         InputError: transformers is not installed, or cannot use that attention here.
     """
     transformers = import_transformers()
-    described = hf.write_config(with_layout_ids(model.config, "hf"), str(model.dtype).removeprefix("torch."))
+    described = hf.write_config(model.config, str(model.dtype).removeprefix("torch."))
     config = transformers.VideoLlama3Config(**{k: v for k, v in described.items() if k != "architectures"})
     their_name = "flash_attention_2" if attention == "flash" else attention
     try:
@@ -65,7 +64,7 @@ def reference_inputs(model: VideoLLaMA3, inputs: ModelInputs) -> dict[str, Tenso
     inputs = inputs.to(model.device)
     spliced = model.splice(inputs)
     ids, counts = inputs.input_ids.clone(), inputs.tokens_per_visual()
-    config = with_layout_ids(model.config, "hf")
+    config = hf.with_two_ids(model.config)
     marks = [config.token_id_for(modal) for modal, n in zip(inputs.modals, counts, strict=True) for _ in range(n)]
     ids[inputs.is_visual(model.config.visual_token_ids)] = torch.tensor(marks, dtype=ids.dtype, device=ids.device)
     found: dict[str, Tensor] = {"input_ids": ids[spliced.kept][None]}
@@ -99,8 +98,8 @@ def record_reference(
     inner = reference.model
     with record_towers(inner.vision_model, inner.projector, inner.language_model) as found:
         logits = reference(**given).logits[0]
-    if "projected" in found:
-        found["projected"] = found["projected"][model.splice(inputs).keep_mask.cpu()]
+    if (keep_mask := given.get("video_compression_mask")) is not None:
+        found["projected"] = found["projected"][keep_mask.cpu()]
     ids = reference_answer(reference, given, new_tokens)
     return in_order({**found, "logits": logits.cpu(), "next_ids": ids.cpu()})
 
