@@ -21,8 +21,9 @@ from vl3ref.model.diff_fp import DiffFP, keep_all
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.rope import ImageRotary, Rotation, TextRotary, rotate
+from vl3ref.model.token_merge import TokenMerge
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model.vision import TokenMerge, patch_positions
+from vl3ref.model.vision import patch_positions
 from vl3ref.model_inputs import ModelInputs, join
 from vl3ref.watching import attention_maps
 

@@ -89,7 +89,7 @@ def stream(
         cache = decoder.new_cache(count, room)
     elif count != 1 or len(cache.lengths) != 1:
         raise InputError("a cache from earlier turns can be continued by one conversation at a time")
-    cache.reserve(room)
+    cache.reserve([room] * count)
     _warn_if_long(decoder, max(cache.lengths) + room)
     ends = _ends(decoder, end_token_ids)
     ends_on_device = torch.tensor(sorted(ends), dtype=torch.int64, device=cache.device)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vl3ref.errors import InputError
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model.vision import Frame
+from vl3ref.model.token_merge import Frame
 
 
 @dataclass

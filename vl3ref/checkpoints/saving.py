@@ -44,9 +44,9 @@ OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: Layout = "official") -> Path:
     """Write a folder that `vl3ref.load` takes; in the hf layout, one that transformers' AutoProcessor takes as well.
 
-    It holds what `save_model` writes, the tokenizer and the processor's settings. Visual tokens get the ids that the
-    layout's processor looks up by name; a tokenizer that lacks those names gets them added in the folder, as long as
-    the embedding table has rows to spare.
+    It holds what `save_model` writes, the tokenizer and the processor's settings. In another layout than the model came
+    in, visual tokens get the ids that the layout's processor looks up by name; a tokenizer that lacks those names gets
+    them added in the folder, as long as the embedding table has rows to spare.
 
     Returns:
         The folder.
@@ -100,13 +100,16 @@ def save_model(
     return folder
 
 
-def check_saveable(model: Saveable, layout: Layout = "official") -> None:
+def check_saveable(model: Saveable, layout: Layout = "official", processor: Processor | None = None) -> None:
     """Find out before a training run whether its checkpoints can be written and loaded again.
+
+    Args:
+        processor: that `save` will be given.
 
     Raises:
         ConfigError: the layout cannot express the model.
         ChangeError: lists the tensors of a changed model that would be lost or mistaken for others.
-        CheckpointError: it is not a model.
+        CheckpointError: it is not a model; or the vocabulary has no room for the layout's visual tokens.
     """
     if not isinstance(model, Saveable):
         raise CheckpointError(f"a {type(model).__name__} is not a model or a part of one; nothing was saved")
@@ -121,6 +124,8 @@ def check_saveable(model: Saveable, layout: Layout = "official") -> None:
     if isinstance(model, VideoLLaMA3):
         one_id = replace(model.config, video_token_id=model.config.image_token_id)  # `save` sets them by the layout
         module_of(layout).write_config(one_id, "float32")
+        if processor is not None:
+            _with_visual_tokens(processor.tokenizer.backend, model.config, layout)
     else:  # parts are loaded without a change
         make: Any = type(model)
         with torch.device("meta"):
@@ -158,6 +163,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _with_visual_tokens(backend: Backend, config: ModelConfig, layout: Layout) -> tuple[Backend, ModelConfig]:
     """The tokenizer, or a copy with the layout's visual tokens where it lacks them; and the config with their ids."""
     tokens = module_of(layout).VISUAL_TOKENS
+    if layout == config.layout and len(config.visual_token_ids) == len(set(tokens)):
+        return backend, config
     if lacking := [token for token in dict.fromkeys(tokens) if backend.token_to_id(token) is None]:
         backend = Backend.from_str(backend.to_str())
         backend.add_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])

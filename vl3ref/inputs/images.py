@@ -117,11 +117,11 @@ def _as_input_errors(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise InputError(f"{name} is a folder; name one picture in it (or pass the folder as a video)") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not a picture of a kind that Pillow reads") from None
     except Exception as error:
-        raise InputError(f"{name} cannot be read as a picture: {error}") from None
+        known: dict[type[Exception], str] = {
+            FileNotFoundError: "does not exist",
+            IsADirectoryError: "is a folder; name one picture in it (or pass the folder as a video)",
+            UnidentifiedImageError: "is not a picture of a kind that Pillow reads",
+        }
+        reason = known.get(type(error), f"cannot be read as a picture: {error}")
+        raise InputError(f"{name} {reason}") from None

@@ -23,8 +23,6 @@ from vl3ref.inputs.tokenizer import GrowingText, Tokenizer
 from vl3ref.inputs.videos import open_video
 from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs, VisualSource, join
 
-VIDEO_OPTIONS = ("fps", "max_frames", "start_time", "end_time")
-
 
 class Processor:
     """Turns conversations into ModelInputs, and ids back into text.
@@ -164,7 +162,7 @@ def _open_visuals(conversation: Any, config: ProcessorConfig) -> tuple[list[Mess
         content = parts(message["content"])
         for index, part in enumerate(content):
             if is_visual(part):
-                visual = (_open_video if part["type"] == "video" else _open_image)(part, config, len(visuals) + 1)
+                visual = _open(part, config, len(visuals) + 1)
                 visuals.append(visual)
                 times = {"timestamps": visual.source.timestamps} if part["type"] == "video" else {}
                 content[index] = {**part, "num_frames": visual.count, **times}
@@ -172,41 +170,36 @@ def _open_visuals(conversation: Any, config: ProcessorConfig) -> tuple[list[Mess
     return messages, visuals
 
 
-def _open_image(part: Message, config: ProcessorConfig, number: int) -> _Visual:
-    data, _ = _data_and_options(part, "image")
-    image = load_image(data)
-    height, width, _ = image.shape
-    times = None if part.get("timestamp") is None else [float(part["timestamp"])]
-    source = VisualSource(_name(data, f"image {number}"), 0, height, width, times, config.image_token_id)
-    return _Visual("image", 1, config.image_merge_size, source, lambda: iter([image]))
-
-
-def _open_video(part: Message, config: ProcessorConfig, number: int) -> _Visual:
-    data, nested = _data_and_options(part, "video")
-    given = {**part, **nested}
-    options = {"fps": config.fps, "max_frames": config.max_frames}
-    options |= {key: given[key] for key in VIDEO_OPTIONS if key in given}
-    video = open_video(data, **options, timestamps=part.get("timestamps"))
-    times, token = video.timestamps.tolist(), config.video_token_id
-    source = VisualSource(_name(data, f"video {number}"), 0, video.height, video.width, times, token)
-    return _Visual("video", len(video.indices), config.video_merge_size, source, video.frames)
-
-
-def _data_and_options(part: Message, kind: str) -> tuple[Any, Mapping[str, Any]]:
-    """The image or video of a part: `{"video": x}`, or the official `{"video": {"video_path": x, "fps": 1}}`."""
-    data = part.get(kind, part.get("path"))
-    nested: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+def _open(part: Message, config: ProcessorConfig, number: int) -> _Visual:
+    """One image or video: `{"type": "video", "video": data, "fps": 1}`, or in the official form
+    `{"type": "video", "video": {"video_path": data, "fps": 1}}`."""
+    kind = part["type"]
+    data, options = part.get(kind, part.get("path")), dict(part)
     if isinstance(data, Mapping):
+        options |= data
         data = data.get(f"{kind}_path")
     if data is None:
         raise InputError(f"a part of type {kind} names no {kind}: give {{'type': '{kind}', '{kind}': a path or data}}")
     if isinstance(data, str) and data.startswith(("http://", "https://")):
         raise InputError(f"{data} is on the network; download it first")
-    return data, nested
+    name = str(data) if isinstance(data, str | Path) else f"{kind} {number}"
 
-
-def _name(data: Any, otherwise: str) -> str:
-    return str(data) if isinstance(data, str | Path) else otherwise
+    if kind == "image":
+        image = load_image(data)
+        height, width, _ = image.shape
+        times = None if part.get("timestamp") is None else [float(part["timestamp"])]
+        source = VisualSource(name, 0, height, width, times, config.image_token_id)
+        return _Visual("image", 1, config.image_merge_size, source, lambda: iter([image]))
+    video = open_video(
+        data,
+        options.get("fps", config.fps),
+        options.get("max_frames", config.max_frames),
+        options.get("start_time"),
+        options.get("end_time"),
+        part.get("timestamps"),
+    )
+    source = VisualSource(name, 0, video.height, video.width, video.timestamps.tolist(), config.video_token_id)
+    return _Visual("video", len(video.indices), config.video_merge_size, source, video.frames)
 
 
 def encode_pieces(

@@ -164,13 +164,10 @@ def _check_part(part: Any, where: str) -> None:
         raise InputError(f"{where} has a part of type {kind!r}; there are text, image and video")
     if kind != "text":
         _check_times(part, where)
-    elif not isinstance(part.get("text"), str):
+        return
+    text = part.get("text")
+    if not isinstance(text, str):
         raise InputError(f"{where} has a text part without text")
-    else:
-        _check_unicode(part["text"], where)
-
-
-def _check_unicode(text: str, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # half of a surrogate pair, as file names and broken JSON can hold

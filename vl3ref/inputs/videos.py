@@ -87,8 +87,10 @@ class SampledVideo:
         Raises:
             InputError: a frame cannot be decoded, or has another size than the first.
         """
+        shown, frame = self.indices[0], self.first
         for index in self.indices:
-            frame = self.first if index == self.indices[0] else self.read(index)
+            if index != shown:  # a frame that is shown for long can be chosen several times
+                shown, frame = index, self.read(index)
             height, width, _ = frame.shape
             if (height, width) != (self.height, self.width):
                 name = self.files[index] if self.files else f"frame {index}"
@@ -125,9 +127,6 @@ def open_video(
     if path.is_dir():
         return _open_folder(path, cut, timestamps)
     return _open_gif(path, cut) if path.suffix.lower() == ".gif" else _open_file(path, cut)
-
-
-# --------------------------------------------------------------------------------------------------- choosing frames
 
 
 @dataclass(frozen=True)
@@ -252,9 +251,6 @@ def _evenly(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, count if most is None else min(count, most)).astype(int)
 
 
-# ---------------------------------------------------------------------------------------------------- reading sources
-
-
 def _open_file(path: Path, cut: Cut) -> SampledVideo:
     import decord
 
@@ -315,7 +311,8 @@ def _open_gif(path: Path, cut: Cut) -> SampledVideo:
 
 
 def _open_folder(path: Path, cut: Cut, timestamps: Any) -> SampledVideo:
-    files = sorted((file for file in path.iterdir() if _is_image(file)), key=_natural)
+    shown = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = sorted((file for file in shown if not file.name.startswith(".")), key=_natural)  # macOS leaves ._frame.png
     if not files:
         raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
     if timestamps is not None:
@@ -337,11 +334,6 @@ def _open_sampled(source: Any, cut: Cut, timestamps: Any) -> SampledVideo:
         raise InputError(f"there are {len(timestamps)} timestamps for {len(source)} frames; give one for each")
     times = np.array([float(time) for time in timestamps])
     return SampledVideo(*sample_given(times, cut), lambda index: to_rgb(source[index]))
-
-
-def _is_image(path: Path) -> bool:
-    """By its name, except hidden files (macOS leaves ._frame.png beside frame.png) and folders."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _natural(path: Path) -> tuple[list[Any], str]:

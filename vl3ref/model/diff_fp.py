@@ -24,12 +24,8 @@ gets a gradient. Put your own into `model.pruner`."""
 
 @dataclass(frozen=True)
 class DiffFP:
-    """The paper's pruner. It looks at pixels alone.
-
-    Args:
-        threshold: a token is kept if its mean absolute pixel change, times 255, exceeds this. Normalised pixels span 2,
-            so the unit is half a grey level, and the released 0.1 a twentieth of one.
-    """
+    """The paper's pruner: a token is kept if its mean absolute pixel change, times 255, exceeds `threshold`. Normalised
+    pixels span 2, so the unit is half a grey level, and the released 0.1 a twentieth of one."""
 
     threshold: float = 0.1
 

@@ -1,8 +1,7 @@
-"""The KV cache: keys and values of every token so far, and attention that reads them.
+"""The KV cache: keys and values of every token so far, (conversations, kv_heads, capacity, head_dim) per layer.
 
-One pair of tensors per layer, (conversations, kv_heads, capacity, head_dim). Conversations fill their rows
-independently, so those of different lengths are generated side by side. A forward pass takes a `Step`, planned once and
-read by every layer:
+Conversations fill their rows independently, so those of different lengths are generated side by side. A forward pass
+takes a `Step`, planned once and read by every layer:
 
     prefill   nothing is cached yet        attention within the packed prompt (`packed_attention`)
     append    any number of new tokens     each conversation's new tokens attend to all of its own
@@ -12,7 +11,7 @@ A token's slot in the cache and its rotary position are two things: equal by def
 position scheme of its own (`VideoLLaMA3.positions`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,10 +60,8 @@ def _count(lengths: Sequence[int], starts: Sequence[int], device: torch.device) 
 
 class KVCache:
     """
-    Args:
-        capacity: tokens reserved for each conversation; `reserve` adds more.
-
     Attributes:
+        capacity: tokens that each conversation has room for; `reserve` adds more.
         lengths: tokens that each conversation holds.
         offsets: rotary position of each conversation's next token, less its slot.
     """
@@ -75,16 +72,8 @@ class KVCache:
         shape = (conversations, config.num_key_value_heads, capacity, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.values = [torch.zeros_like(x) for x in self.keys]
-        self.lengths = [0] * conversations
-        self.offsets = [0] * conversations
-
-    @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        return self.keys[0].device
+        self.lengths, self.offsets = [0] * conversations, [0] * conversations
+        self.capacity, self.device = capacity, self.keys[0].device
 
     @property
     def next_positions(self) -> list[int]:
@@ -92,24 +81,18 @@ class KVCache:
         return [held + offset for held, offset in zip(self.lengths, self.offsets, strict=True)]
 
     def step(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> Step:
-        """Plan for so many new tokens of each conversation.
-
-        Args:
-            positions: counted from 0 in each conversation's new tokens; None for 0, 1, 2, ...
-        """
+        """Plan for so many new tokens of each conversation, at positions counted from 0 (None: 0, 1, 2, ...)."""
         past = list(self.lengths)
         if any(past) and positions is None and all(n == 1 for n in lengths):
             slots = torch.tensor(past, device=self.device)
             positions = slots + torch.tensor(self.offsets, device=self.device) if any(self.offsets) else slots
-            keys = max(past) + 1
+            rows, keys = torch.arange(len(past), device=self.device), max(past) + 1
             mask = self._mask(slots, keys) if min(past) + 1 < keys else None
-            rows = torch.arange(len(past), device=self.device)
             return Step("decode", lengths, positions, past, (rows, slots) if len(past) > 1 else None, keys, mask)
-        starts = self.next_positions
         if positions is None:
-            positions = _count(lengths, starts, self.device)
+            positions = _count(lengths, self.next_positions, self.device)
         elif any(past):
-            parts = zip(positions.split(list(lengths)), starts, strict=True)
+            parts = zip(positions.split(list(lengths)), self.next_positions, strict=True)
             positions = torch.cat([part + start for part, start in parts])
         return Step("append" if any(past) else "prefill", lengths, positions, past)
 
@@ -153,22 +136,24 @@ class KVCache:
             following = [int(part.max()) + 1 for part in positions.cpu().split(list(lengths))]
             self.offsets = [position - held for position, held in zip(following, self.lengths, strict=True)]
 
-    def reserve(self, lengths: int | Sequence[int]) -> None:
-        """Make room for so many more tokens of every conversation (or of each), keeping what is held."""
-        more = [lengths] * len(self.lengths) if isinstance(lengths, int) else lengths
-        missing = max(held + new for held, new in zip(self.lengths, more, strict=True)) - self.capacity
-        if missing > 0:  # layer by layer, so that no more than one is held twice
-            for tensors in (self.keys, self.values):
-                for layer, x in enumerate(tensors):
-                    tensors[layer] = F.pad(x, (0, 0, 0, missing))
+    def reserve(self, lengths: Sequence[int]) -> None:
+        """Make room for so many more tokens of each conversation, keeping what is held."""
+        missing = max(held + new for held, new in zip(self.lengths, lengths, strict=True)) - self.capacity
+        if missing > 0:
+            self._replace(lambda x: F.pad(x, (0, 0, 0, missing)))
+            self.capacity += missing
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all conversations but these."""
-        for tensors in (self.keys, self.values):
-            for layer, x in enumerate(tensors):
-                tensors[layer] = x[list(rows)]
+        self._replace(lambda x: x[list(rows)])
         self.lengths = [self.lengths[row] for row in rows]
         self.offsets = [self.offsets[row] for row in rows]
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Layer by layer, so that no more than one is held twice."""
+        for tensors in (self.keys, self.values):
+            for layer, x in enumerate(tensors):
+                tensors[layer] = change(x)
 
     def _mask(self, slots: Int[Tensor, " conversations"], keys: int) -> Float[Tensor, "conversations keys"]:
         """Made once per step; torch would turn a mask of booleans into this one in every layer."""

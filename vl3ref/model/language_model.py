@@ -26,16 +26,12 @@ Tokens = Float[Tensor, "tokens dim"]
 
 
 class LanguageModel(nn.Module):
-    """A decoder with its head (the embedding table itself where the checkpoint ties them).
-
-    Attributes:
-        gradient_checkpointing: keep only what passes between layers for the backward pass.
-    """
+    """A decoder with its head (the embedding table itself where the checkpoint ties them)."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # in training: keep what passes between layers, and compute the rest again
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary: nn.Module = TextRotary(config)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
@@ -173,13 +169,10 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tokens) -> Tokens:
-        if len(x) > self.chunk_tokens:
-            return torch.cat([self._together(chunk) for chunk in x.split(self.chunk_tokens)])
-        return self._together(x)
-
-    def _together(self, x: Tokens) -> Tokens:
-        # In place of silu's result: one array of the MLP's width less.
-        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
+        chunks = x.split(self.chunk_tokens)
+        # mul_: in place of silu's result, one array of the MLP's width less
+        outputs = [self.down_proj(F.silu(self.gate_proj(chunk)).mul_(self.up_proj(chunk))) for chunk in chunks]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class RMSNorm(nn.Module):

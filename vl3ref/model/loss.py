@@ -47,9 +47,14 @@ def next_token_loss(
     """Mean cross-entropy in float32 of predicting label i + 1 from hidden state i of the same conversation.
 
     Logits are computed for tokens with a target only, a chunk at a time, and again in the backward pass, so that
-    (tokens, vocab) is never held. `labels` are unshifted. nan if nothing is trained on.
+    (tokens, vocab) is never held. `labels` are unshifted.
+
+    Raises:
+        InputError: nothing is trained on.
     """
     mask = has_target(labels, lengths)
+    if not bool(mask.any()):
+        raise InputError(f"no token is a target: every label is {IGNORE_INDEX}, or stands first in its conversation")
     hidden, targets = hidden[mask], labels.roll(-1)[mask]
 
     def summed(rows: Tensor, wanted: Tensor) -> Tensor:

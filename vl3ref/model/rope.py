@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vl3ref.config import LanguageConfig, VisionConfig
-from vl3ref.model.rope_scaling import attention_factor, scale_frequencies
+from vl3ref.model.rope_scaling import scale_frequencies
 
 
 class Rotation(NamedTuple):
@@ -37,11 +37,8 @@ class TextRotary(nn.Module):
         self.config = config
 
     def forward(self, positions: Int[Tensor, " tokens"], dtype: torch.dtype) -> Rotation:
-        config, factor = self.config, 1.0
-        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
-        if config.rope_scaling is not None:  # for contexts longer than those of pretraining
-            frequencies = scale_frequencies(frequencies, config.rope_scaling, config.rope_theta)
-            factor = attention_factor(config.rope_scaling)
+        frequencies = inverse_frequencies(self.config.head_dim, self.config.rope_theta, positions.device)
+        frequencies, factor = scale_frequencies(frequencies, self.config)  # as they are, where nothing is scaled
         return rotation(positions[:, None].float() * frequencies, dtype, factor)
 
 
@@ -66,9 +63,7 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[T
 
 def rotation(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype, factor: float = 1.0) -> Rotation:
     """cos and sin of every pair's angle, for `rotate`. YaRN multiplies both by a factor."""
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    if factor != 1:
-        cos, sin = cos * factor, sin * factor
+    cos, sin = (x if factor == 1 else x * factor for x in (angles.cos()[:, None], angles.sin()[:, None]))
     return Rotation(torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype))
 
 

@@ -14,17 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vl3ref.config import RopeScaling
+from vl3ref.config import LanguageConfig, RopeScaling
 
 
 def scale_frequencies(
-    frequencies: Float[Tensor, " pairs"], scaling: RopeScaling, theta: float
-) -> Float[Tensor, " pairs"]:
-    """The inverse frequencies that the longer context uses, float32."""
+    frequencies: Float[Tensor, " pairs"], config: LanguageConfig
+) -> tuple[Float[Tensor, " pairs"], float]:
+    """The inverse frequencies that the longer context uses, float32, and what cos and sin are multiplied by."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies, 1.0
     if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    share = _kept_share(frequencies, scaling, theta)
-    return frequencies / scaling.factor * (1 - share) + frequencies * share
+        return frequencies / scaling.factor, 1.0
+    share = _kept_share(frequencies, scaling, config.rope_theta)
+    return frequencies / scaling.factor * (1 - share) + frequencies * share, _attention_factor(scaling)
 
 
 def _kept_share(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Float[Tensor, " pairs"]:
@@ -47,8 +50,8 @@ def _kept_share(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Floa
     return 1 - ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
 
 
-def attention_factor(scaling: RopeScaling) -> float:
-    """What cos and sin are multiplied by: yarn's 0.1 ln(factor) + 1 unless the config gives it, else 1."""
+def _attention_factor(scaling: RopeScaling) -> float:
+    """yarn's 0.1 ln(factor) + 1, unless the config gives another; 1 for llama3."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
     return 0.1 * math.log(scaling.factor) + 1 if scaling.kind == "yarn" and scaling.factor > 1 else 1.0

@@ -7,22 +7,22 @@ Everything is packed: any number of conversations, each with any number of image
 conversation gets what it would get alone.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from vl3ref.config import ModelConfig
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import LanguageModel, last_of_each
-from vl3ref.model.loss import check_labels, has_target, next_token_loss
+from vl3ref.model.loss import check_labels, next_token_loss
+from vl3ref.model.outputs import ModelOutput, Spliced, check_kept
 from vl3ref.model.projector import Projector
 from vl3ref.model.vision import VisionEncoder
-from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs
+from vl3ref.model_inputs import ModelInputs
 
 PositionScheme = Callable[[ModelInputs, Tensor], Tensor]
 """(inputs, which of the input_ids are kept) -> rotary positions (kept,) or (kept, axes), int64, from 0 in each
@@ -35,8 +35,7 @@ class VideoLLaMA3(nn.Module):
         pruner: decides which visual tokens the decoder reads: (inputs, features) -> keep mask or scores.
         projector: any module (tokens, vision dim) -> (tokens, text dim).
         positions: rotary positions of the decoder; None counts 0, 1, 2, ... in each conversation, after pruning.
-        recommended_sampling: what the checkpoint's generation_config.json suggests, for
-            `generate(inputs, **model.recommended_sampling)`.
+        recommended_sampling: the checkpoint's own, for `generate(inputs, **model.recommended_sampling)`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,7 +57,7 @@ class VideoLLaMA3(nn.Module):
         return_logits: bool | None = None,
         logits_to_keep: int = 0,
         pruner: Pruner | None = None,
-    ) -> "ModelOutput":
+    ) -> ModelOutput:
         """
         Args:
             inputs: moved to the model's device if they are elsewhere.
@@ -78,15 +77,13 @@ class VideoLLaMA3(nn.Module):
         hidden = self.language_model.hidden(spliced.embeddings, spliced.lengths, positions=spliced.positions)
         output = ModelOutput(torch.tensor(spliced.lengths), spliced.keep_mask)
         if labels is not None:
-            labels = labels.to(self.device)[spliced.kept]
-            if not bool(has_target(labels, spliced.lengths).any()):
-                raise InputError(f"no token is a target: every label is {IGNORE_INDEX}, or stands first")
-            output.loss = next_token_loss(self.language_model.head, hidden, labels, spliced.lengths)
-        if labels is None if return_logits is None else return_logits:
+            kept_labels = labels.to(self.device)[spliced.kept]
+            output.loss = next_token_loss(self.language_model.head, hidden, kept_labels, spliced.lengths)
+        if return_logits or (return_logits is None and labels is None):
             output.logits = self.language_model.head(last_of_each(hidden, spliced.lengths, logits_to_keep))
         return output
 
-    def splice(self, inputs: ModelInputs, pruner: Pruner | None = None) -> "Spliced":
+    def splice(self, inputs: ModelInputs, pruner: Pruner | None = None) -> Spliced:
         """Encode, project and prune the visuals, and put them where the conversations have their visual tokens.
 
         Dropped tokens leave the sequence here: positions are counted afterwards, and the decoder never sees them.
@@ -101,7 +98,7 @@ class VideoLLaMA3(nn.Module):
             features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
             projected = self.projector(features)
             scores = (pruner or self.pruner)(inputs, features)
-            _check_visual(projected, scores, sum(inputs.tokens_per_visual()), embeddings.shape[1])
+            check_kept(scores, projected, (len(features), embeddings.shape[1]))
             keep_mask = scores > 0
             if scores.is_floating_point():
                 projected = projected * scores[:, None]
@@ -129,51 +126,3 @@ class VideoLLaMA3(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.language_model.embed_tokens.weight.dtype
-
-
-@dataclass
-class Spliced:
-    """What the decoder reads: packed embeddings after pruning.
-
-    Attributes:
-        lengths: tokens of each conversation.
-        keep_mask: which of the visual tokens were kept.
-        kept: which of the input_ids were kept.
-        positions: where the model has a scheme of its own.
-    """
-
-    embeddings: Float[Tensor, "kept dim"]
-    lengths: Sequence[int]
-    keep_mask: Bool[Tensor, " visual_tokens"]
-    kept: Bool[Tensor, " tokens"]
-    positions: Int[Tensor, "kept *axes"] | None = None
-
-
-@dataclass
-class ModelOutput:
-    """`lengths` are the tokens of each conversation after pruning; logits are packed, in the model's dtype."""
-
-    lengths: Int[Tensor, " conversations"]
-    keep_mask: Bool[Tensor, " visual_tokens"]
-    logits: Float[Tensor, "kept vocab"] | None = None
-    loss: Float[Tensor, ""] | None = None
-
-    def __repr__(self) -> str:
-        there = [f"lengths={self.lengths.tolist()}", f"kept {int(self.keep_mask.sum())} of {len(self.keep_mask)}"]
-        there += [f"logits {tuple(self.logits.shape)}"] if self.logits is not None else []
-        there += [f"loss={self.loss.item():.4f}"] if self.loss is not None else []
-        return f"ModelOutput({', '.join(there)})"
-
-
-def _check_visual(projected: Tensor, scores: Any, tokens: int, dim: int) -> None:
-    wrong = not isinstance(scores, Tensor) or not (scores.dtype == torch.bool or scores.is_floating_point())
-    if wrong or tuple(scores.shape) != (tokens,):
-        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
-        raise InputError(
-            f"the pruner made {made}; it should make a bool mask or float scores, one for each of {tokens} tokens"
-        )
-    if tuple(projected.shape) != (tokens, dim):
-        raise InputError(
-            f"the projector made {tuple(projected.shape)} of {tokens} visual tokens; the decoder needs {dim} numbers "
-            "for each"
-        )

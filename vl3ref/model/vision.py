@@ -9,7 +9,6 @@ several; no frame attends to another, so any number of them can be packed togeth
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from vl3ref.config import VisionConfig
 from vl3ref.model.attention import PackedAttention
 from vl3ref.model.rope import ImageRotary, Rotation, rotate
+from vl3ref.model.token_merge import Frame, TokenMerge
 from vl3ref.model_inputs import check_grids
 
 Patches = Float[Tensor, "patches dim"]
 """The residual stream: one row per patch, frame after frame."""
-
-Frame = tuple[int, int, int]
-"""Rows and columns of patches of one frame (or image), and its merge size."""
 
 CHUNK_PATCHES = {"cpu": 1152, "cuda": 9216}
 """Patches encoded together: on a CPU two frames of 24 x 24, whose activations stay in its cache; on a GPU sixteen, for
@@ -40,14 +37,13 @@ class VisionEncoder(nn.Module):
     Attributes:
         chunk_patches: encode at most this many patches together, in whole frames: it bounds the memory of a long video.
             None looks `CHUNK_PATCHES` up.
-        gradient_checkpointing: keep only what passes between layers for the backward pass.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
         self.chunk_patches: int | None = None
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # in training: keep what passes between layers, and compute the rest again
         self.embeddings: nn.Module = PatchEmbeddings(config)
         self.rotary: nn.Module = ImageRotary(config)
         self.encoder = Encoder(config)
@@ -60,15 +56,10 @@ class VisionEncoder(nn.Module):
         grid_sizes: Int[Tensor, "visuals 3"],
         merge_sizes: Int[Tensor, " visuals"],
     ) -> Float[Tensor, "tokens dim"]:
-        """
-        Args:
-            pixel_values, grid_sizes, merge_sizes: see `ModelInputs`; pixels of any float dtype.
+        """Features, frame by frame and row by row: tokens = sum of frames * rows * columns / merge^2.
 
-        Returns:
-            Features, frame by frame and row by row; tokens = sum of frames * rows * columns / merge^2.
-
-        Raises:
-            InputError: the merge size does not divide a grid, or the pixels are not the grids'.
+        Args: as in `ModelInputs`; pixels of any float dtype.
+        Raises InputError: the merge size does not divide a grid, or the pixels are not the grids'.
         """
         grids, merges = grid_sizes.tolist(), merge_sizes.tolist()
         check_grids(pixel_values, grids, merges, self.config.patch_values)
@@ -95,17 +86,14 @@ class VisionEncoder(nn.Module):
 
 def in_chunks(frames: Sequence[Frame], limit: int) -> Iterator[list[Frame]]:
     """Neighbouring frames of together at most `limit` patches, and always at least one frame."""
-    chunk: list[Frame] = []
-    size = 0
-    for frame in frames:
-        patches = frame[0] * frame[1]
-        if chunk and size + patches > limit:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(frame)
-        size += patches
-    if chunk:
-        yield chunk
+    start = size = 0
+    for end, (height, width, _) in enumerate(frames):
+        if end > start and size + height * width > limit:
+            yield list(frames[start:end])
+            start, size = end, 0
+        size += height * width
+    if frames:
+        yield list(frames[start:])
 
 
 @lru_cache(maxsize=64)
@@ -117,21 +105,6 @@ def patch_positions(frame: Frame, device: torch.device) -> Int[Tensor, "patches 
         rows = repeat(torch.arange(height, device=device), "h -> h w", w=width)
         columns = repeat(torch.arange(width, device=device), "w -> h w", h=height)
         return rearrange(torch.stack([rows, columns]), "yx (h m) (w n) -> (h w m n) yx", m=merge, n=merge)
-
-
-class TokenMerge(nn.Module):
-    """Shrink each frame's grid of features by its merge size, bilinearly (for 2: the mean of each 2 x 2 block)."""
-
-    def forward(self, features: Patches, frames: Sequence[Frame]) -> Float[Tensor, "tokens dim"]:
-        runs = [(frame, len(list(run))) for frame, run in groupby(frames)]
-        tokens = []
-        for x, ((h, w, m), t) in zip(features.split([h * w * t for (h, w, _), t in runs]), runs, strict=True):
-            if m > 1:
-                image = rearrange(x, "(t h w m n) d -> t d (h m) (w n)", t=t, h=h // m, w=w // m, m=m, n=m)
-                image = F.interpolate(image, size=(h // m, w // m), mode="bilinear")
-                x = rearrange(image, "t d h w -> (t h w) d")
-            tokens.append(x)
-        return torch.cat(tokens)
 
 
 class PatchEmbeddings(nn.Module):

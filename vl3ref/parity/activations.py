@@ -14,8 +14,9 @@ Patches are in merge-block order, as the processor writes them and transformers 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +88,21 @@ def record_modules(
     """
     calls: dict[str, list[Tensor]] = {}
     activations: Activations = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, *values: Any) -> None:  # the arguments before a call, and the output after it
-            if (x := _main_tensor(values[-1])) is not None:
-                x = x.detach().cpu()
-                x = x.flatten(0, -2) if x.ndim > 2 else x
-                calls[name] = [*calls.pop(name, []), x]  # now the last of the dictionary
-
-        return keep
-
     with ExitStack() as hooks:
         for name, module in outputs.items():
-            hooks.callback(module.register_forward_hook(hook(name)).remove)
+            hooks.callback(module.register_forward_hook(partial(_keep, calls, name)).remove)
         for name, module in (inputs or {}).items():
-            hooks.callback(module.register_forward_pre_hook(hook(name)).remove)
+            hooks.callback(module.register_forward_pre_hook(partial(_keep, calls, name)).remove)
         yield activations
     activations |= {name: _joined(parts) for name, parts in calls.items()}
+
+
+def _keep(calls: dict[str, list[Tensor]], name: str, module: nn.Module, *values: Any) -> None:
+    """A hook; the last of the values is a call's arguments before it, and its output after it."""
+    if (x := _main_tensor(values[-1])) is not None:
+        x = x.detach().cpu()
+        x = x.flatten(0, -2) if x.ndim > 2 else x
+        calls[name] = [*calls.pop(name, []), x]  # now the last of the dictionary
 
 
 def _main_tensor(value: Any) -> Tensor | None:
