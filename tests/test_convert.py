@@ -15,7 +15,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 import vl3ref
 from tests.helpers import GOLDENS, ROOT
 from vl3ref import CheckpointError
-from vl3ref.checkpoints import convert, read_config, save
+from vl3ref.checkpoints import check_saveable, convert, read_config, save
 from vl3ref.checkpoints import hf as hf_layout
 
 CAT = ROOT / "docs" / "media" / "cat.jpg"
@@ -162,6 +162,10 @@ def test_a_vocabulary_without_room_for_them_is_refused(hf: Path, tmp_path: Path)
     with pytest.raises(CheckpointError, match="leaves none for <image>"):
         convert(lacking, tmp_path / "official", "official")
     assert not (tmp_path / "official").exists()
+    model, processor = vl3ref.load(lacking, device="cpu")
+    check_saveable(model, "hf", processor)
+    with pytest.raises(CheckpointError, match="leaves none for <image>"):
+        check_saveable(model, "official", processor)
 
 
 def test_files_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
