@@ -1,4 +1,4 @@
-"""The command line: answers alone on stdout, one line for what is wrong, the options reaching where they should."""
+"""The command line: answers alone on stdout, one line for what is wrong, every option doing what it says."""
 
 import io
 import json
@@ -14,10 +14,9 @@ from PIL import Image
 
 import vl3ref
 from tests.helpers import ROOT
+from vl3ref.chat import Chat
 from vl3ref.cli import main
-from vl3ref.conversation import Chat
 from vl3ref.errors import CheckpointError
-from vl3ref.generation import Sampling
 
 TINY = ROOT / "weights" / "vl3-tiny"
 CAT = str(ROOT / "docs" / "media" / "cat.jpg")
@@ -26,7 +25,6 @@ CLIP = str(ROOT / "tests" / "goldens" / "frames" / "v10_3s.mp4")
 FEW = ("--visual-tokens", "64", "--max-tokens", "6")
 SIX = (*FEW, "--min-tokens", "6")
 PENALTY = ("--repetition-penalty", "1.5")
-COMMAND = [sys.executable, "-c", "from vl3ref.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,21 @@ def loaded():
     return vl3ref.load(TINY, device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch, loaded):
+    """The tiny checkpoint is loaded for all tests together, other folders as always."""
+    load = vl3ref.load
+    monkeypatch.setattr(
+        vl3ref,
+        "load",
+        lambda folder, *options: loaded if (folder, *options) == (TINY, None, None) else load(folder, *options),
+    )
+
+
 def expected(loaded, question, files=(), penalty=1.0, **overrides):
     """What six new tokens say."""
-    chat = Chat(*loaded, None, 6, 6, Sampling(repetition_penalty=penalty), max_tokens=64, **overrides)
-    return "".join(chat.ask(question, files)), chat
+    chat = Chat(*loaded, max_new_tokens=6, min_new_tokens=6, repetition_penalty=penalty)
+    return "".join(chat.ask(question, files, max_tokens=64, **overrides)), chat
 
 
 # ---------------------------------------------------------------------------------------------------------------- ask
@@ -49,10 +58,10 @@ def test_ask_prints_the_answer_alone(vl3ref_main, loaded, files):
     answer, _ = expected(loaded, "What is it?", files, penalty=1.5)
     assert out == answer + "\n"
     assert err.count("\n") == 2
-    assert "a drawn world" in err and "cut after 6 tokens" in err
+    assert "a synthetic world" in err and "cut after 6 tokens" in err
 
 
-def test_of_a_named_folder_nothing_is_said(vl3ref_main):
+def test_a_named_folder_brings_no_note(vl3ref_main):
     _, err = vl3ref_main("ask", "Hello", "--model", TINY, *FEW)
     assert "note" not in err
 
@@ -63,16 +72,16 @@ def test_ask_json(vl3ref_main, loaded):
     report = json.loads(out)
     merge = {"image_merge_size": 1, "video_merge_size": 1}
     answer, chat = expected(loaded, "What is it?", [CAT, CLIP], penalty=1.5, **merge)
-    inputs = chat.prepare("What is it?", [CAT, CLIP])
+    inputs = chat.prepare("What is it?", [CAT, CLIP], max_tokens=64, **merge)
     assert report["answer"] == answer and report["ids"] == chat.answer_ids
     assert report["finish_reason"] == "length" and report["model"] == "vl3-tiny"
     picture, video = report["sources"]
     assert (picture["name"], picture["modal"], picture["frames"][0]["time"]) == (CAT, "image", None)
     assert [frame["time"] for frame in video["frames"]] == [0.0, 1.0, 2.0]
     before, after = report["visual_tokens"]["before_diff_fp"], report["visual_tokens"]["after_diff_fp"]
-    assert before == sum(inputs.tokens_per_visual()) and after == int(chat.model.keep_mask(inputs).sum()) < before
+    assert before == sum(inputs.tokens_per_visual()) and after == int(chat.model.pruner(inputs, None).sum()) < before
     assert video["tokens_after_diff_fp"] == sum(frame["tokens_after_diff_fp"] for frame in video["frames"])
-    assert report["prompt_tokens"] == chat._held - (len(chat.answer_ids) - 1)
+    assert report["prompt_tokens"] == chat.cache.lengths[0] - (len(chat.answer_ids) - 1)
     assert set(report["seconds"]) == {"load", "prepare", "first_text", "rest"}
 
 
@@ -101,17 +110,17 @@ def test_ask_sees_what_it_is_told_to(vl3ref_main):
 
 def test_ask_answers_as_it_is_told_to(vl3ref_main):
     def ids(*options):
-        out, _ = vl3ref_main("ask", "Hello", "--json", "--max-tokens", "8", "--min-tokens", "8", *options)
+        out, _ = vl3ref_main("ask", "Hello", "--json", "--max-tokens", "4", "--min-tokens", "4", *options)
         return json.loads(out)["ids"]
 
     greedy = ids()
-    assert len(greedy) == 8
-    drawn = ids("--temperature", "3", "--seed", "1")
-    assert drawn == ids("--temperature", "3", "--seed", "1") != greedy
-    assert drawn != ids("--temperature", "3", "--seed", "2")
+    assert len(greedy) == 4
+    sampled = ids("--temperature", "3", "--seed", "1")
+    assert sampled == ids("--temperature", "3", "--seed", "1") != greedy
+    assert sampled != ids("--temperature", "3", "--seed", "2")
     assert ids("--temperature", "3", "--top-k", "1") == greedy == ids("--temperature", "3", "--top-p", "1e-6")
-    forty = ("--max-tokens", "40", "--min-tokens", "40")
-    assert len(set(ids(*forty))) < 40 == len(set(ids(*forty, "--repetition-penalty", "1000")))
+    twenty = ("--max-tokens", "20", "--min-tokens", "20")
+    assert len(set(ids(*twenty))) < 20 == len(set(ids(*twenty, "--repetition-penalty", "1000")))
 
 
 def test_system_prompt_reaches_the_prompt(vl3ref_main, loaded):
@@ -129,10 +138,10 @@ def test_end_of_text(vl3ref_main, loaded, monkeypatch):
         logits[..., end] = 1e9
         return original(self, logits)
 
-    from vl3ref.generation import Chooser
+    from vl3ref.sampling import Sampler
 
-    original = Chooser.adjust
-    monkeypatch.setattr(Chooser, "adjust", favour_the_end)
+    original = Sampler.adjust
+    monkeypatch.setattr(Sampler, "adjust", favour_the_end)
     out, _ = vl3ref_main("ask", "Hello", "--json", *FEW)
     assert json.loads(out)["finish_reason"] == "end" and json.loads(out)["ids"] == [end]
     out, _ = vl3ref_main("ask", "Hello", "--json", *FEW, "--min-tokens", "3")
@@ -143,7 +152,7 @@ def test_end_of_text(vl3ref_main, loaded, monkeypatch):
 
 @pytest.fixture
 def recommending(tmp_path):
-    """The tiny checkpoint, recommending a way to sample."""
+    """The tiny checkpoint, with recommended sampling."""
     for file in TINY.iterdir():
         (tmp_path / file.name).symlink_to(file)
     settings = json.loads((TINY / "generation_config.json").read_text())
@@ -155,8 +164,8 @@ def recommending(tmp_path):
 
 def test_recommended_sampling(vl3ref_main, recommending):
     def ids(*options):
-        eight = ("--max-tokens", "8", "--min-tokens", "8")
-        out, err = vl3ref_main("ask", "Hello", "--json", *eight, "--model", recommending, *options)
+        four = ("--max-tokens", "4", "--min-tokens", "4")
+        out, err = vl3ref_main("ask", "Hello", "--json", *four, "--model", recommending, *options)
         assert err == ""
         return json.loads(out)["ids"]
 
@@ -186,7 +195,7 @@ def test_sampling_that_does_nothing(vl3ref_main):
         (["x" * 5000, "What?"], "does not exist"),
         (["Hello", "--start", "1"], "--start and --end are for videos"),
         ([CAT, "Hello", "--end", "1"], "--start and --end are for videos"),
-        ([CLIP, "What?", "--start", "2", "--end", "1"], "end_time should be after the start"),
+        ([CLIP, "What?", "--start", "2", "--end", "1"], "after the start (2 s)"),
         ([CLIP, "What?", "--fps", "0"], "fps should be"),
         ([CLIP, "What?", "--max-frames", "0"], "max_frames should be"),
         ([CLIP, "What?", "--merge", "0"], "merge_size should be"),
@@ -201,7 +210,7 @@ def test_sampling_that_does_nothing(vl3ref_main):
 def test_wrong_input_is_one_line(vl3ref_main, arguments, said):
     out, err = vl3ref_main("ask", *arguments, rc=2)
     assert out == ""
-    lines = [line for line in err.splitlines() if "a drawn world" not in line]
+    lines = [line for line in err.splitlines() if "a synthetic world" not in line]
     assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
 
 
@@ -260,8 +269,8 @@ def typed(monkeypatch):
 def test_chat_keeps_the_conversation(vl3ref_main, loaded, typed):
     typed("What is it?", "", "And why?")
     out, err = vl3ref_main("chat", CAT, *SIX, *PENALTY)
-    chat = Chat(*loaded, None, 6, 6, Sampling(repetition_penalty=1.5), max_tokens=64)
-    answers = ["".join(chat.ask("What is it?", [CAT])), "".join(chat.ask("And why?"))]
+    answer, chat = expected(loaded, "What is it?", [CAT], penalty=1.5)
+    answers = [answer, "".join(chat.ask("And why?", max_tokens=64))]
     assert out == "".join(f"{answer}\n" for answer in answers)
     assert err.count("> ") == 4 and "error" not in err
 
@@ -284,59 +293,87 @@ def test_chat_goes_on_after_an_error(vl3ref_main, loaded, typed, tmp_path):
     assert err.count("error: ") == 2 and "commands: " in err
 
 
-def run(arguments, **options):
-    def take_interrupts():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def test_chat_without_stdin_ends_at_once(vl3ref_main, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python starts where it is closed: vl3ref chat <&-
+    out, err = vl3ref_main("chat")
+    assert out == "" and err.endswith("> \n")
 
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
+
+# ---------------------------------------------------------------------------------- what is printed, and interruptions
+
+
+def test_text_is_never_markup(vl3ref_main, monkeypatch, typed, tmp_path):
+    """Rich would take [/b] for the end of bold, and fail where nothing bold began."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a[").mkdir()
+    Image.open(CAT).resize((28, 28)).save("a[/b].png")
+    monkeypatch.setattr(Chat, "answer", lambda self, inputs: iter(["[/b] [red]", "x"]))
+    assert vl3ref_main("ask", "a[/b].png", "[/b]?")[0] == "[/b] [red]x\n"
+    typed("[/b]?", "/add a[/b].png", "[/b]?")
+    assert vl3ref_main("chat", "a[/b].png")[0] == "[/b] [red]x\n" * 2
+    assert "a[/b].png: image" in vl3ref_main("inspect", "a[/b].png", "--out", "a[/b].out")[0]
+    assert "[/b].gif does not exist" in vl3ref_main("ask", "[/b].gif", "What?", rc=2)[1]
+    assert "[/b]" in vl3ref_main("ask", "--[/b]", rc=2)[1]
+
+
+def test_a_terminal_does_not_obey_an_answer(vl3ref_main, monkeypatch):
+    said = "a\tb\n\x1b[2J\x9b1m\x07"
+    monkeypatch.setattr(Chat, "answer", lambda self, inputs: iter([said]))
+    assert vl3ref_main("ask", "Hello")[0] == said + "\n"  # a file gets it as it is
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert vl3ref_main("ask", "Hello")[0] == "a\tb\n\\x1b[2J\\x9b1m\\x07\n"
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_interrupt_while_loading(vl3ref_main, monkeypatch):
+    monkeypatch.setattr(vl3ref, "load", interrupted)
+    for command in (["ask", "Hello"], ["chat"]):
+        assert vl3ref_main(*command, rc=130)[0] == ""
+
+
+def test_interrupt_while_answering(vl3ref_main, monkeypatch, typed):
+    def answer(self, inputs):
+        yield "It"
+        yield next(rest)()
+
+    monkeypatch.setattr(Chat, "answer", answer)
+    rest = iter([interrupted])
+    assert vl3ref_main("ask", "Hello", rc=130)[0].startswith("It")
+    rest = iter([interrupted, lambda: " is."])
+    typed("Hello", "Hello")
+    out, err = vl3ref_main("chat")
+    assert out == "It\nIt is.\n" and "the conversation goes on" in err
+    monkeypatch.setattr(sys.stdin, "readline", interrupted)
+    assert vl3ref_main("chat", rc=130)[0] == ""
+
+
+def test_a_process_that_is_interrupted_and_whose_reader_leaves():
+    """Its output knows no Unicode. An interrupt stops an answer, and a pipe that closes ends the command quietly."""
+    options = ("--temperature", "9", "--seed", "0", "--max-tokens", "30000", "--min-tokens", "30000")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from vl3ref.cli import main; main()", "chat", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=take_interrupts,
-        **options,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-
-
-LONG = ["--max-tokens", "30000", "--min-tokens", "30000"]
-
-
-def test_interrupt():
-    process = run(["ask", "Hello", *LONG])
-    assert process.stdout.read(1)  # streamed long before the end
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"Traceback" not in err
-
-
-def test_interrupt_in_a_chat_stops_the_answer_alone():
-    process = run(["chat", *LONG])
-    process.stdin.write(b"Hello\n")
+    process.stdin.write(b"Hello\nHello\n")
     process.stdin.flush()
-    assert process.stdout.read(1)
+    out = process.stdout.read(200)  # printed as it is generated, long before the end
+    assert out.count(b"?") > 2  # broken characters, U+FFFD where there is Unicode
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(b"/exit\n", timeout=60)
-    assert process.returncode == 0 and b"the conversation goes on" in err
-
-
-def test_broken_pipe_is_quiet():
-    process = run(["ask", "Hello", *LONG])
-    assert process.stdout.read(1)
+    err = b""
+    while not err.endswith(b"goes on from here\n> "):
+        err += process.stderr.read(1)
     process.stdout.close()
     process.stdin.close()
-    err = process.stderr.read()
+    err += process.stderr.read()
     process.wait(60)
     assert b"Traceback" not in err and b"Broken" not in err and b"Exception" not in err
-
-
-def test_terminal_without_unicode():
-    process = run(
-        ["ask", "Hello", "--temperature", "9", "--seed", "0", "--max-tokens", "40"],
-        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
-    )
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.count(b"?") > 2  # what the model says holds broken characters, shown as U+FFFD where there is Unicode
 
 
 # -------------------------------------------------------------------------------------- inspect, download and convert
@@ -345,7 +382,7 @@ def test_terminal_without_unicode():
 def test_inspect(vl3ref_main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out, err = vl3ref_main("inspect", CLIP)
-    assert "64 x 64 pixels" in out and "after DiffFP" in out and "2.00s" in out
+    assert "64 x 64 pixels" in out and "kept" in out and "2.00s" in out
     assert err == "wrote v10_3s.inspect.png\n"
     assert Image.open("v10_3s.inspect.png").format == "PNG"
     _, err = vl3ref_main("inspect", CAT, "--out", "sheet", "--visual-tokens", "64")
@@ -382,10 +419,8 @@ def test_download(vl3ref_main, tmp_path, monkeypatch):
 
 
 def test_convert(vl3ref_main, tmp_path, monkeypatch):
-    from vl3ref import convert as conversion
-
     called = []
-    monkeypatch.setattr(conversion, "convert", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("vl3ref.checkpoints.convert", lambda *arguments: called.append(arguments))
     target = tmp_path / "new"
     assert vl3ref_main("convert", TINY, target, "--to", "hf") == ("", f"wrote {target}\n")
     assert called == [(str(TINY), target, "hf")]
@@ -394,7 +429,7 @@ def test_convert(vl3ref_main, tmp_path, monkeypatch):
     def refuse(*_):
         raise CheckpointError("the target holds files")
 
-    monkeypatch.setattr(conversion, "convert", refuse)
+    monkeypatch.setattr("vl3ref.checkpoints.convert", refuse)
     assert vl3ref_main("convert", TINY, target, "--to", "official", rc=2)[1] == "error: the target holds files\n"
 
 

@@ -12,11 +12,13 @@ from rich.console import Console
 import vl3ref
 from tests.helpers import ROOT
 from vl3ref import inspection
-from vl3ref.config_json import read_config
+from vl3ref.checkpoints import read_config
 from vl3ref.errors import InputError
 from vl3ref.inputs.files import file_part, kind_of
 from vl3ref.inputs.images import load_image
 from vl3ref.inputs.processor import Processor
+from vl3ref.model.diff_fp import keep_all
+from vl3ref.trace import trace
 
 TINY = ROOT / "weights" / "vl3-tiny"
 CAT = ROOT / "docs" / "media" / "cat.jpg"
@@ -40,29 +42,32 @@ def inspect(path, model, processor, **overrides):
 
 
 def test_video_counts_are_the_real_models(model, processor):
-    seen, pictures = inspect(CLIP, model, processor)
+    seen = inspect(CLIP, model, processor)
     inputs = processor([{"role": "user", "content": [file_part(CLIP)]}])
     real, _ = vl3ref.load(TINY, device="cpu")
     with torch.no_grad():
         mask = real(inputs, logits_to_keep=1).keep_mask
-    trace = inputs.trace(mask)
-    assert seen.kept_per_frame == torch.bincount(trace.frame, minlength=10).tolist()
-    assert 0 < seen.kept == len(trace) < seen.tokens == len(mask)
+    kept = trace(inputs, mask)
+    assert seen.kept_per_frame == torch.bincount(kept.frame, minlength=10).tolist()
+    assert 0 < seen.kept == len(kept) < seen.tokens == len(mask)
     assert seen.times == [float(second) for second in range(10)]
-    assert seen.grid == (10, 8, 8) and pictures.shape == (10, 112, 112, 3)
+    assert seen.grid == (10, 8, 8) and seen.pictures().shape == (10, 112, 112, 3)
 
 
 def test_pictures_are_the_resized_pixels(model, processor):
-    seen, pictures = inspect(CAT, model, processor, image_merge_size=2)
+    seen = inspect(CAT, model, processor, image_merge_size=2)
+    pictures = seen.pictures()
     height, width = pictures.shape[1:3]
     original = Image.fromarray(load_image(CAT))
     assert np.array_equal(pictures[0], original.resize((width, height), Image.Resampling.BICUBIC))
     assert seen.modal == "image" and seen.times == [None] and seen.kept == seen.tokens == height * width // 28**2
 
 
-def test_no_pruning_keeps_all(model, processor):
-    seen, _ = inspect(CLIP, model, processor, diff_fp=False)
+def test_another_pruner(model, processor):
+    seen = inspect(CLIP, model, processor, pruner=keep_all)
     assert bool(seen.keep.all()) and seen.tokens == 160
+    scores = torch.tensor([0.5, 0.0] * 80)  # those above 0 are kept
+    assert inspect(CLIP, model, processor, pruner=lambda inputs, features: scores).kept == 80
 
 
 def test_dropped_tokens_alone_are_dimmed():
@@ -77,8 +82,9 @@ def test_dropped_tokens_alone_are_dimmed():
 
 
 def test_sheet_shows_every_frame(model, processor):
-    seen, pictures = inspect(CLIP, model, processor, fps=0.5)
-    sheet = np.asarray(inspection.contact_sheet(seen, pictures))
+    seen = inspect(CLIP, model, processor, fps=0.5)
+    pictures = seen.pictures()
+    sheet = np.asarray(inspection.contact_sheet(seen))
     assert len(pictures) == 5  # three columns, two rows
     for frame in range(5):
         x, y = 6 + frame % 3 * (112 + 6), 6 + frame // 3 * (112 + 24)
@@ -90,15 +96,13 @@ def test_sheet_shows_every_frame(model, processor):
 
 @pytest.mark.parametrize("count", [1, 2, 40, 180])
 def test_sheet_stays_within_its_width(model, processor, count):
-    content = [{"type": "video", "video": np.zeros((count, 56, 280, 3), np.uint8)}]
-    inputs = processor([{"role": "user", "content": content}])
-    [seen] = inspection.visuals_of(inputs, model.keep_mask(inputs))
-    sheet = inspection.contact_sheet(seen, inspection.pictures_of(inputs)[0])
-    assert sheet.width <= inspection.SHEET_WIDTH
+    video = {"type": "video", "video": np.zeros((count, 28, 140, 3), np.uint8)}
+    seen = inspection.inspect_part(video, model, processor)
+    assert inspection.contact_sheet(seen).width <= inspection.SHEET_WIDTH
 
 
 def test_table(model, processor):
-    seen, _ = inspect(CLIP, model, processor, fps=0.5)
+    seen = inspect(CLIP, model, processor, fps=0.5)
     output = io.StringIO()
     Console(file=output, width=100).print(inspection.table_of(seen))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().split("\n") if "│" in line]
@@ -113,21 +117,17 @@ def test_several_visuals_of_several_conversations(model, processor):
         return [{"role": "user", "content": [file_part(file) for file in files]}]
 
     inputs = processor([ask(CAT, CLIP), ask(CLIP)], max_tokens=100)
-    seen = inspection.visuals_of(inputs, model.keep_mask(inputs))
+    keep_mask = model.pruner(inputs, None)
+    seen = inspection.visuals_of(inputs, keep_mask)
     assert [one.modal for one in seen] == ["image", "video", "video"]
     assert [one.tokens for one in seen] == inputs.tokens_per_visual()
-    assert [picture.shape[0] for picture in inspection.pictures_of(inputs)] == [1, 10, 10]
-    assert sum(one.kept for one in seen) == int(model.keep_mask(inputs).sum())
+    assert [len(one.pictures()) for one in seen] == [1, 10, 10]
+    assert sum(one.kept for one in seen) == int(keep_mask.sum())
 
 
 def test_text_has_nothing_to_show(model, processor):
     inputs = processor([{"role": "user", "content": "hello"}])
-    assert inspection.visuals_of(inputs, torch.ones(0, dtype=torch.bool)) == inspection.pictures_of(inputs) == []
-
-
-def test_sheet_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
-        inspection.save_sheet(Image.new("RGB", (1, 1)), tmp_path / "missing" / "a.png")
+    assert inspection.visuals_of(inputs, model.pruner(inputs, None)) == []
 
 
 def test_kind_of_file(tmp_path):
