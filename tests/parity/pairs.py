@@ -30,6 +30,7 @@ Compute = Callable[..., Tensor]
 """(model, inputs in the model's dtype) -> result."""
 
 few = settings(deadline=None, max_examples=max(settings.default.max_examples // 10, 1))
+many = settings(deadline=None, max_examples=max(settings.default.max_examples // 2, 1))
 seeds = st.integers(0, 2**31)
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from tests.parity.drawn import conversation, drawn_model
+from tests.parity.pairs import conversation, random_parameters
 from vl3ref import InputError
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.parity import (
+    Activations,
     Report,
     compare,
     compare_activations,
@@ -25,6 +26,7 @@ from vl3ref.parity import (
     record_modules,
     save_activations,
 )
+from vl3ref.watching import watch
 
 # ----------------------------------------------------------------------------------------------------------- measures
 
@@ -74,15 +76,15 @@ def test_zeros_are_as_like_as_can_be_and_unlike_anything_else() -> None:
 @pytest.mark.parametrize(
     ("ours", "verdict"), [(1.01, "nearer"), (1.3, "farther"), (1.1, "as near"), (1.104, "as near"), (1.106, "farther")]
 )
-def test_the_verdict_says_who_is_nearer_the_truth(ours: float, verdict: str) -> None:
-    row = difference("x", torch.tensor([ours]), torch.tensor([1.1]), truth=torch.tensor([1.0], dtype=torch.float64))
+def test_the_verdict_says_who_is_nearer_to_higher_precision(ours: float, verdict: str) -> None:
+    row = difference("x", torch.tensor([ours]), torch.tensor([1.1]), torch.tensor([1.0], dtype=torch.float64))
     assert row.verdict == verdict
     assert row.reference_error == pytest.approx(0.1, rel=1e-6) and row.our_error == pytest.approx(ours - 1, rel=1e-4)
 
 
-def test_errors_are_measured_against_the_truth_in_float64() -> None:
-    truth = torch.tensor([1.0 + 1e-12], dtype=torch.float64)
-    row = difference("x", torch.tensor([1.0]), torch.tensor([1.0]), truth)
+def test_errors_are_measured_in_float64() -> None:
+    precise = torch.tensor([1.0 + 1e-12], dtype=torch.float64)
+    row = difference("x", torch.tensor([1.0]), torch.tensor([1.0]), precise)
     assert row.our_error == pytest.approx(1e-12, rel=1e-3)
 
 
@@ -109,7 +111,7 @@ def ids_and_floats(dtype: torch.dtype, ids: list[int]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("dtype", "passes"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_next_ids_have_to_agree_where_the_dtype_resolves_near_ties(dtype: torch.dtype, passes: bool) -> None:
     report = compare_activations(ids_and_floats(dtype, [1, 2]), ids_and_floats(dtype, [1, 3]))
-    assert report.passed == passes and report.first_parting == "next_ids"
+    assert report.passed == passes and report.first_difference == "next_ids"
 
 
 @pytest.mark.parametrize("name", ["keep_mask", "input_ids"])
@@ -142,19 +144,19 @@ def test_names_of_one_side_alone_are_told() -> None:
 def some_report() -> Report:
     ours = {"vision.norm": torch.tensor([[1.0, 2.0]]), "logits": torch.tensor([[3.0]]), "next_ids": torch.tensor([4])}
     theirs = {**ours, "logits": torch.tensor([[3.3]])}
-    truth = {name: x.double() for name, x in ours.items()}
-    return compare_activations(ours, theirs, truth, about={"input": "drawn"})
+    precise = {name: x.double() for name, x in ours.items()}
+    return compare_activations(ours, theirs, precise, about={"input": "synthetic"})
 
 
-def test_a_report_as_markdown_json_and_a_picture(tmp_path) -> None:
+def test_a_report_as_markdown_json_and_a_plot(tmp_path) -> None:
     report = some_report()
     rows = [line for line in report.markdown().splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows] == ["| activation", "| vision.norm", "| logits", "| next_ids"]
     assert rows[1].endswith("| equal |") and rows[2].endswith("| nearer |")
-    assert "- input: drawn" in report.markdown()
-    assert "They part first at logits." in report.markdown() and "past the relative tolerance" in report.markdown()
+    assert "- input: synthetic" in report.markdown()
+    assert "They first differ at logits." in report.markdown() and "past the relative tolerance" in report.markdown()
     content = json.loads(report.json())
-    assert content["first_parting"] == "logits" and content["failed"] == ["logits"] and content["passed"] is False
+    assert content["first_difference"] == "logits" and content["failed"] == ["logits"] and content["passed"] is False
     assert [row["verdict"] for row in content["rows"]] == ["as near", "nearer", ""]
     report.plot(tmp_path / "errors.png")
     assert Image.open(tmp_path / "errors.png").size[0] > 400
@@ -194,7 +196,7 @@ def two_stacks() -> tuple[Stack, Stack]:
 
 def test_compare_says_that_equal_modules_are_equal() -> None:
     report = compare(*two_stacks(), torch.randn(5, 4))
-    assert report.passed and report.first_parting is None
+    assert report.passed and report.first_difference is None
     computed = [f"blocks.{n}{part}" for n in range(3) for part in (".up", ".down", ".act", "")]
     assert [row.name for row in report.rows] == [*computed, "output"]
 
@@ -205,7 +207,7 @@ def test_compare_finds_the_first_submodule_that_differs(culprit: str) -> None:
     with torch.no_grad():
         first.get_submodule(culprit).bias += 0.01
     report = compare(first, second, torch.randn(5, 4))
-    assert report.first_parting == culprit
+    assert report.first_difference == culprit
     assert report.failed[0] == culprit and "output" in report.failed
 
 
@@ -256,7 +258,7 @@ def test_calls_of_one_module_are_joined_along_rows() -> None:
 def model() -> VideoLLaMA3:
     vision = VisionConfig(16, 24, 11, 2, patch_size=2)
     language = LanguageConfig(40, 16, 24, 2, 4, 2)
-    return drawn_model(ModelConfig(vision, language, 38, 39), 0)
+    return random_parameters(VideoLLaMA3(ModelConfig(vision, language, 38, 39)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +266,13 @@ def video(model: VideoLLaMA3) -> ModelInputs:
     return conversation(model.config, [(3, 4, 4)], [2], ["video"], 0)
 
 
-def test_a_recording_is_in_the_order_of_the_data_flow(model: VideoLLaMA3, video: ModelInputs) -> None:
-    names = list(record(model, video, 2))
+@pytest.fixture(scope="module")
+def recorded(model: VideoLLaMA3, video: ModelInputs) -> Activations:
+    return record(model, video, 2)
+
+
+def test_a_recording_is_in_the_order_of_the_data_flow(recorded: Activations) -> None:
+    names = list(recorded)
     blocks = [f"vision.layers.{n}{branch}" for n in range(11) for branch in (".attention", ".mlp", "")]
     assert names[:34] == ["vision.patch_embedding", *blocks]
     assert names[34:39] == ["vision.norm", "vision.merged", "keep_mask", "projected", "embeddings"]
@@ -277,26 +284,31 @@ def test_a_recording_holds_what_the_model_gives(model: VideoLLaMA3, video: Model
     model.vision_encoder.chunk_patches = chunk
     found = record(model, video, 3)
     with torch.no_grad():
-        output = model(video, output_hidden_states=True)
+        spliced = model.splice(video)
+        with watch(model) as seen:
+            output = model(video)
     assert torch.equal(found["logits"], output.logits) and torch.equal(found["keep_mask"], output.keep_mask)
     assert len(found["projected"]) == int(output.keep_mask.sum()) < len(output.keep_mask)
-    assert torch.equal(found["vision.layers.3"], output.vision_hidden_states[4])
-    assert torch.equal(found["language.layers.0"], output.hidden_states[1])
-    assert torch.equal(found["next_ids"], model.generate(video, 3, 3)[0])
+    assert torch.equal(found["embeddings"], spliced.embeddings)
+    assert torch.equal(found["language.layers.0"], seen.language.hidden_states[1])
+    # Parity lists patches in merge-block order, watch row by row.
+    assert torch.equal(
+        found["vision.layers.3"].view(3, 2, 2, 2, 2, 16).transpose(2, 3).reshape(48, 16), seen.vision.hidden_states[4]
+    )
+    assert torch.equal(found["next_ids"], model.generate(video, 3, min_new_tokens=3)[0])
 
 
-def test_a_file_gives_back_activations_and_inputs(model: VideoLLaMA3, video: ModelInputs, tmp_path) -> None:
-    found = record(model, video, 2)
-    save_activations(tmp_path / "acts.safetensors", found, video)
+def test_a_file_gives_back_activations_and_inputs(recorded: Activations, video: ModelInputs, tmp_path) -> None:
+    save_activations(tmp_path / "acts.safetensors", recorded, video)
     back, inputs = load_activations(tmp_path / "acts.safetensors")
-    assert list(back) == list(found) and all(torch.equal(back[name], found[name]) for name in found)
+    assert list(back) == list(recorded) and all(torch.equal(back[name], recorded[name]) for name in recorded)
     assert inputs is not None and inputs.modals == ["video"]
     for name in ("input_ids", "lengths", "pixel_values", "grid_sizes", "merge_sizes"):
         assert torch.equal(getattr(inputs, name), getattr(video, name))
 
 
-def test_a_file_of_activations_alone_has_no_inputs(model: VideoLLaMA3, video: ModelInputs, tmp_path) -> None:
-    save_activations(tmp_path / "acts.safetensors", record(model, video, 2))
+def test_a_file_of_activations_alone_has_no_inputs(recorded: Activations, tmp_path) -> None:
+    save_activations(tmp_path / "acts.safetensors", recorded)
     assert load_activations(tmp_path / "acts.safetensors")[1] is None
 
 
@@ -342,8 +354,8 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path) -> None:
             load_activations(tmp_path / name)
 
 
-def test_others_can_read_what_is_written(model: VideoLLaMA3, video: ModelInputs, tmp_path) -> None:
-    save_activations(tmp_path / "acts.safetensors", record(model, video, 2), video)
+def test_others_can_read_what_is_written(recorded: Activations, video: ModelInputs, tmp_path) -> None:
+    save_activations(tmp_path / "acts.safetensors", recorded, video)
     arrays = load_file(tmp_path / "acts.safetensors")
     assert arrays["logits"].dtype == np.float32 and arrays["keep_mask"].dtype == bool
     assert arrays["input.pixel_values"].shape == tuple(video.pixel_values.shape)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers.models import video_llama_3
 from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import (
@@ -19,17 +19,18 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 
 import vl3ref
 from tests.media import noise
-from tests.parity.drawn import drawn_patches, grids_and_merges, quick, seeds
+from tests.parity.pairs import few, grids_and_merges, many, random_patches, seeds
 from vl3ref.inputs.patches import patchify, target_sizes
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.diff_fp import DiffFP
-from vl3ref.parity.reference import reference_pixels
+from vl3ref.model_inputs import ModelInputs
+from vl3ref.parity.processing import reference_pixels
 
 sides = st.integers(1, 150)
 TINY = vl3ref.load_processor("vl3-tiny")
 
 
-def drawn_frames(count: int, height: int, width: int, seed: int) -> list[np.ndarray]:
+def random_frames(count: int, height: int, width: int, seed: int) -> list[np.ndarray]:
     """Noise, or a smooth slope: bicubic rounds them differently."""
     if seed % 2:
         return list(noise(count, height, width, 3, seed=seed))
@@ -40,7 +41,7 @@ def drawn_frames(count: int, height: int, width: int, seed: int) -> list[np.ndar
 # ------------------------------------------------------------------------------------------------------------- pixels
 
 
-@settings(deadline=None, max_examples=60)
+@many
 @given(
     count=st.integers(1, 3),
     height=sides,
@@ -53,7 +54,7 @@ def drawn_frames(count: int, height: int, width: int, seed: int) -> list[np.ndar
 def test_patches_of_any_size_are_the_pillow_processors_bit_for_bit(
     count: int, height: int, width: int, rows: int, columns: int, merge: int, seed: int
 ) -> None:
-    frames = drawn_frames(count, height, width, seed)
+    frames = random_frames(count, height, width, seed)
     size = (rows * 14 * merge, columns * 14 * merge)
     ours = patchify(frames, count, size, merge)
     theirs = reference_pixels(frames, size, merge)
@@ -71,7 +72,7 @@ def image_inputs(processor: Processor, image: np.ndarray, **options: int) -> vl3
     return processor([{"role": "user", "content": [{"type": "image", "image": image}]}], **options)
 
 
-@quick
+@few
 @given(
     height=st.integers(20, 400),
     width=st.integers(20, 400),
@@ -82,9 +83,9 @@ def image_inputs(processor: Processor, image: np.ndarray, **options: int) -> vl3
 def test_one_image_through_each_processor_with_its_own_size_rule(
     height: int, width: int, merge: int, tokens: int, seed: int
 ) -> None:
-    """For one picture the two rules agree, save where it is so long that shrinking takes it below the least size."""
+    """For one image the two rules agree, unless it is so long that shrinking takes it below the least size."""
     assume(max(height, width) <= 4 * min(height, width))
-    (image,) = drawn_frames(1, height, width, seed)
+    (image,) = random_frames(1, height, width, seed)
     ours = image_inputs(TINY, image, max_tokens=tokens, image_merge_size=merge)
     unit = (14 * merge) ** 2
     theirs = VideoLlama3ImageProcessorPil(
@@ -95,11 +96,11 @@ def test_one_image_through_each_processor_with_its_own_size_rule(
     assert torch.equal(ours.pixel_values, theirs["pixel_values"])
 
 
-@settings(deadline=None, max_examples=200)
+@many
 @given(
     height=st.integers(1, 3000), width=st.integers(1, 3000), merge=st.sampled_from([1, 2]), tokens=st.integers(64, 4000)
 )
-def test_the_size_rules_agree_on_one_picture(height: int, width: int, merge: int, tokens: int) -> None:
+def test_the_size_rules_agree_on_one_image(height: int, width: int, merge: int, tokens: int) -> None:
     assume(max(height, width) <= 4 * min(height, width))
     unit = 14 * merge
     (ours,) = target_sizes([(1, height, width)], [merge], tokens, 16)
@@ -128,20 +129,21 @@ def reference_mask() -> Callable[..., torch.Tensor]:
 MASK = reference_mask()
 
 
-@settings(deadline=None, max_examples=60)
+@many
 @given(visuals=grids_and_merges(most=4), seed=seeds, loudness=st.sampled_from([1e-4, 1e-3, 1.0]))
 def test_diff_fp_keeps_what_transformers_video_processor_keeps(
     visuals: tuple[list, list[int]], seed: int, loudness: float
 ) -> None:
     """Quiet changes lie on both sides of the threshold."""
     grids, merges = torch.tensor(visuals[0]), torch.tensor(visuals[1])
-    pixels = drawn_patches(*visuals, 12, seed) * loudness
-    ours = DiffFP()(pixels, grids, merges, ["video"] * len(grids))
-    assert torch.equal(ours, MASK(SimpleNamespace(), pixels.clone(), grids, merges))
+    pixels = random_patches(*visuals, 12, seed) * loudness
+    ids = torch.zeros(1, dtype=torch.int64)
+    inputs = ModelInputs(ids, torch.tensor([1]), pixels, grids, merges, ["video"] * len(grids))
+    assert torch.equal(DiffFP()(inputs), MASK(SimpleNamespace(), pixels.clone(), grids, merges))
 
 
 def moving_frames(count: int, height: int, width: int) -> list[np.ndarray]:
-    """A square that wanders over a still picture."""
+    """A square that moves over a still background."""
     frames = np.repeat(noise(1, height, width, 3), count, axis=0)
     for k, frame in enumerate(frames):
         frame[10:30, 9 * k : 9 * k + 20] = 40 * k
@@ -150,7 +152,7 @@ def moving_frames(count: int, height: int, width: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("merge", [1, 2])
 def test_the_real_video_processor_agrees_where_it_does_not_resize(merge: int) -> None:
-    """It resizes with torchvision, which rounds otherwise than Pillow; the frames have their final size here."""
+    """torchvision rounds its resizing otherwise than Pillow; the frames have their final size here."""
     pytest.importorskip("torchvision", reason="transformers' video processor needs torchvision")
     from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
@@ -164,5 +166,5 @@ def test_the_real_video_processor_agrees_where_it_does_not_resize(merge: int) ->
     assert torch.equal(ours.merge_sizes, theirs["video_merge_sizes"])
     # It scales and normalises in one step, where the image processors take two.
     assert (ours.pixel_values - theirs["pixel_values_videos"]).abs().max() <= 2e-7
-    keep = DiffFP()(ours.pixel_values, ours.grid_sizes, ours.merge_sizes, ours.modals)
+    keep = DiffFP()(ours)
     assert torch.equal(keep, theirs["video_compression_mask"]) and 0.1 < keep.float().mean() < 0.9

@@ -1,7 +1,7 @@
-"""How far ours and transformers' are from the truth, on any device, over several inputs.
+"""How far ours and transformers' are from a more precise computation, on any device, over several inputs.
 
-The truth is our own model with every parameter widened: to float64, or to float32 for half precision, whose rounding is
-five orders of magnitude larger.
+The precise computation is our own model with every parameter widened: to float64, or to float32 for half precision,
+whose rounding is five orders of magnitude larger.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -17,24 +18,24 @@ from torch import Tensor
 
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.parity.reference import twin, twin_inputs
-from vl3ref.parity.run import drawn_inputs, geometry, random_geometry
+from vl3ref.parity.reference import reference_answer, reference_inputs, reference_model
+from vl3ref.parity.synthetic import geometry, random_geometry, synthetic_inputs
 
 POINTS = ("vision features", "logits")
 
-ROOM_TO_WORK = 6 * 2**30
-"""Bytes for activations and for the largest tensor in two widths at once."""
+WORKING_BYTES = 6 * 2**30
+"""For activations and for the largest tensor in two widths at once."""
 
-MOST = 1.05
+LIMIT = 1.05
 """Our error over transformers', at most."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Accuracy:
     """One kind of input through one model.
 
     Attributes:
-        ours, theirs: root mean square error relative to the truth, over all inputs, at each of `POINTS`.
+        ours, theirs: root mean square error, relative to the precise values, over all inputs, at each of `POINTS`.
         ids_equal: how many of the inputs are continued with the same greedy ids.
     """
 
@@ -57,52 +58,40 @@ def measure(
     layers: int | None,
     device: str,
     dtype: torch.dtype,
-    truth: torch.dtype,
+    precise: torch.dtype,
     grids: dict[str, tuple[int, int, int]],
     seeds: Sequence[int],
     new_tokens: int,
-) -> list[Measured]:
-    """A geometry with random weights, through both implementations and then through the truth.
+) -> list[Accuracy]:
+    """A geometry with random weights, through both implementations and then through ours in higher precision.
 
     Args:
         grids: for "video" and "image" each, frames, rows and columns of patches.
-        seeds: one input is drawn from each.
+        seeds: one input is made from each.
     """
     model = random_geometry(name, layers, device, dtype)
-    reference = twin(model)
-    drawn = {
-        (modal, seed): drawn_inputs(model.config, modal, grid, seed) for modal, grid in grids.items() for seed in seeds
-    }
-    ours = {key: our_results(model, inputs) for key, inputs in drawn.items()}
-    theirs, same = {}, {}
-    for key, inputs in drawn.items():
-        given = twin_inputs(model, inputs)
-        theirs[key] = their_results(reference, given)
-        answer = reference.generate(
-            **given, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0
-        )
-        expected = answer[0, given["input_ids"].shape[1] :].tolist()
-        same[key] = model.generate(inputs, new_tokens, new_tokens)[0].tolist() == expected
+    reference: Any = reference_model(model)
+    inputs = {(m, seed): synthetic_inputs(model.config, m, grid, seed) for m, grid in grids.items() for seed in seeds}
+    ours, theirs, same = {}, {}, {}
+    for key, one in inputs.items():
+        given = reference_inputs(model, one)
+        ours[key], theirs[key] = our_results(model, one), their_results(reference, given)
+        answer = model.generate(one, new_tokens, min_new_tokens=new_tokens)[0]
+        same[key] = answer.tolist() == reference_answer(reference, given, new_tokens).tolist()
     del reference
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(truth)
-    exact = {key: our_results(model, inputs.to(dtype=truth)) for key, inputs in drawn.items()}
+        parameter.data = parameter.data.to(precise)
+    exact = {key: our_results(model, one.to(dtype=precise)) for key, one in inputs.items()}
 
     config = model.config
     depth = f"{config.vision.num_hidden_layers} + {config.language.num_hidden_layers}"
-    return [
-        Measured(
-            name,
-            depth,
-            str(dtype).removeprefix("torch."),
-            modal,
-            len(seeds),
-            relative_errors([ours[modal, seed] for seed in seeds], [exact[modal, seed] for seed in seeds]),
-            relative_errors([theirs[modal, seed] for seed in seeds], [exact[modal, seed] for seed in seeds]),
-            sum(same[modal, seed] for seed in seeds),
-        )
-        for modal in grids
-    ]
+    dtype_name = str(dtype).removeprefix("torch.")
+    rows = []
+    for modal in grids:
+        keys = [(modal, seed) for seed in seeds]
+        errors = [relative_errors([found[k] for k in keys], [exact[k] for k in keys]) for found in (ours, theirs)]
+        rows.append(Accuracy(name, depth, dtype_name, modal, len(seeds), *errors, sum(same[k] for k in keys)))
+    return rows
 
 
 @torch.no_grad()
@@ -113,7 +102,7 @@ def our_results(model: VideoLLaMA3, inputs: ModelInputs) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def their_results(reference: transformers.PreTrainedModel, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+def their_results(reference: Any, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
     found: list[Tensor] = []
     hook = reference.model.vision_model.register_forward_hook(
         lambda module, args, output: found.append(output.last_hidden_state.cpu())
@@ -123,31 +112,32 @@ def their_results(reference: transformers.PreTrainedModel, given: dict[str, Tens
     return found[0], logits
 
 
-def relative_errors(results: list[tuple[Tensor, ...]], truths: list[tuple[Tensor, ...]]) -> tuple[float, ...]:
+def relative_errors(results: list[tuple[Tensor, ...]], precise: list[tuple[Tensor, ...]]) -> tuple[float, ...]:
     """Root mean square over all inputs, at each point."""
     errors = []
-    for found, exact in zip(zip(*results, strict=True), zip(*truths, strict=True), strict=True):
+    for found, exact in zip(zip(*results, strict=True), zip(*precise, strict=True), strict=True):
         distance = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(found, exact, strict=True))
         errors.append(math.sqrt(distance / sum(float(b.double().square().sum()) for b in exact)))
     return tuple(errors)
 
 
 def fitting_layers(name: str, bytes_free: int, bytes_per_parameter: int) -> int | None:
-    """How many layers of each tower fit with room to work in: None for all of them."""
-    deepest = max(geometry(name).vision.num_hidden_layers, geometry(name).language.num_hidden_layers)
-
-    def needed(layers: int) -> int:
-        with torch.device("meta"):
-            return bytes_per_parameter * sum(p.numel() for p in VideoLLaMA3(geometry(name, layers)).parameters())
-
-    room = bytes_free - ROOM_TO_WORK
-    for layers in range(deepest, 0, -1):
-        if needed(layers) <= room:
-            return None if layers == deepest else layers
+    """How many layers of each tower fit beside `WORKING_BYTES`: None for all of them."""
+    with torch.device("meta"):
+        model = VideoLLaMA3(geometry(name, 1))
+    towers = model.vision_encoder.encoder.layers, model.language_model.layers
+    per_layer = [sum(p.numel() for p in tower.parameters()) for tower in towers]
+    others = sum(p.numel() for p in model.parameters()) - sum(per_layer)
+    config = geometry(name)
+    depths = config.vision.num_hidden_layers, config.language.num_hidden_layers
+    for layers in range(max(depths), 0, -1):
+        counts = [min(layers, depth) * size for depth, size in zip(depths, per_layer, strict=True)]
+        if bytes_per_parameter * (others + sum(counts)) <= bytes_free - WORKING_BYTES:
+            return None if layers == max(depths) else layers
     raise MemoryError(f"not even one layer of the {name} fits into {bytes_free / 2**30:.0f} GiB")
 
 
-def write_report(path: Path, rows: Sequence[Measured], device: str, command: str) -> None:
+def write_report(path: Path, rows: Sequence[Accuracy], device: str, command: str) -> None:
     """A page with one line per kind of input."""
     where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {platform.machine()}"
     lines = [
@@ -158,7 +148,7 @@ def write_report(path: Path, rows: Sequence[Measured], device: str, command: str
         f"- date: {date.today().isoformat()}",
         f"- made by: `{command}`",
         "",
-        "Random weights, drawn inputs. Errors are root mean square distances from the same computation in float64",
+        "Random weights, synthetic inputs. Errors are root mean square distances from the same computation in float64",
         "(float32 for bfloat16), relative, over all inputs of a line; ratio is ours over transformers' (sdpa).",
         "",
         "| geometry | layers | dtype | input | inputs | point | our error | transformers' | ratio | greedy ids equal |",
