@@ -1,4 +1,4 @@
-"""Which samples a step learns from: shuffled, packed, cut where they are long, left out where they are broken."""
+"""Which samples a step trains on: shuffled, packed, cut where they are long, left out where they are broken."""
 
 import json
 import pickle
@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 from tests.media import noise, write_sound
-from tests.small_runs import STAGE, Mixed, processor, small_model
-from vl3ref.inputs.chat import SYSTEM_PROMPT
+from tests.small_runs import Mixed, processor, small_model
+from vl3ref.inputs.processor import Processor
+from vl3ref.inputs.template import SYSTEM_PROMPT
+from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model_inputs import IGNORED, ModelInputs, join
-from vl3ref.training import batches as batches_module
-from vl3ref.training.annotations import Annotations, Several
-from vl3ref.training.batches import Batch, Conversations, cut, packed
-from vl3ref.training.objectives import NextToken
-from vl3ref.training.samples import AnnotationError
-from vl3ref.training.stages import OFFICIAL_2B
+from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs, join
 from vl3ref.tinyworld import PICTURES, TinyWorld
 from vl3ref.tinyworld.samples import write
+from vl3ref.training import batches as batches_module
+from vl3ref.training.annotations import Annotations
+from vl3ref.training.batches import Batch, Conversations, count_targets, cut, grey_frame, packed
+from vl3ref.training.samples import AnnotationError
 
 WORLD = {**PICTURES, "clip": 9}
 HELLO = [{"role": "assistant", "content": "Hello."}]
@@ -33,8 +33,7 @@ ALL = 1 << 30
 
 
 def conversations(samples: Any, batch: int = 4, **options: Any) -> Conversations:
-    options = {"shuffle": False, "pack_tokens": ALL, "stage": STAGE, **options}
-    return Conversations(samples, processor(), options.pop("stage"), batch, **options)
+    return Conversations(samples, processor(), batch, **{"shuffle": False, "pack_tokens": ALL, **options})
 
 
 def equal(one: ModelInputs, other: ModelInputs) -> bool:
@@ -51,7 +50,7 @@ def model() -> VideoLLaMA3:
 
 @pytest.fixture(scope="module")
 def singles() -> list[ModelInputs]:
-    """Pictures, clips and told samples, each alone."""
+    """Images, clips and text alone, each by itself."""
     return conversations(Mixed("sstsstss"), 8, pack_tokens=1)[0].packs
 
 
@@ -83,7 +82,8 @@ def visited(steps: Sequence[int], world: int = 1, batch: int = 4, count: int = 1
         by_rank = []
         for rank in range(world):
             samples = Numbered(count)
-            assert conversations(samples, batch, rank=rank, world=world, **options)[step].packs == []
+            made = conversations(samples, batch, rank=rank, world=world, **options)[step]
+            assert made.packs == [] and made.samples == len(made.skipped)
             by_rank.append(samples.visited)
         order += [by_rank[place % world][place // world] for place in range(sum(map(len, by_rank)))]
     return order
@@ -171,7 +171,7 @@ def test_a_pack_holds_what_its_conversations_hold_in_their_order(singles: list[M
     pack = join(singles)
     assert {"image", "video"} == set(pack.modals)
     assert any(one.pixel_values is None for one in singles)
-    pack.check((processor().config.image_token_id,), 1024, 588)
+    pack.check(small_model().config)
     seeing = [one for one in singles if one.pixel_values is not None]
     for name in ("input_ids", "lengths", "labels"):
         assert torch.equal(getattr(pack, name), torch.cat([getattr(one, name) for one in singles]))
@@ -183,17 +183,17 @@ def test_a_pack_holds_what_its_conversations_hold_in_their_order(singles: list[M
 def test_packing_changes_neither_the_loss_nor_the_gradients(model: VideoLLaMA3, singles: list[ModelInputs]) -> None:
     def total(packs: list[ModelInputs]) -> tuple[torch.Tensor, int, dict[str, torch.Tensor]]:
         model.zero_grad()
-        losses = [NextToken().loss(model, pack) for pack in packs]
+        losses = [model(pack, pack.labels).loss * count_targets(pack) for pack in packs]
         torch.stack(losses).sum().backward()
         gradients = {name: x.grad.clone() for name, x in model.named_parameters()}
-        return torch.stack(losses).sum().detach(), sum(NextToken().count(pack) for pack in packs), gradients
+        return torch.stack(losses).sum().detach(), sum(count_targets(pack) for pack in packs), gradients
 
     loss, count, gradients = total(singles)
     for pack_tokens in (600, ALL):
         packs = list(packed(singles, pack_tokens))
         assert 1 <= len(packs) < len(singles)
         other_loss, other_count, other_gradients = total(packs)
-        assert other_count == count == sum(int((one.labels != IGNORED).sum()) for one in singles)
+        assert other_count == count == sum(int((one.labels != IGNORE_INDEX).sum()) for one in singles)
         torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=0)
         for name, gradient in gradients.items():
             close = {"rtol": 1e-4, "atol": 1e-5 * float(gradient.abs().max())}
@@ -207,26 +207,42 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(model: VideoLLaMA3, 
 def test_labels_stand_on_the_assistants_words_alone(singles: list[ModelInputs]) -> None:
     samples = Mixed("sstsstss")
     for index, one in enumerate(singles):
-        learnt = one.labels != IGNORED
-        assert torch.equal(one.labels[learnt], one.input_ids[learnt])
+        targets = one.labels != IGNORE_INDEX
+        assert torch.equal(one.labels[targets], one.input_ids[targets])
         said = [m["content"] for m in samples.conversation(index) if m["role"] == "assistant"]
         assert said
-        assert processor().decode(one.labels[learnt], skip_special_tokens=False) == "".join(
+        assert processor().decode(one.labels[targets], skip_special_tokens=False) == "".join(
             f"{words}<|im_end|>" for words in said
         )
-        rest = processor().decode(one.input_ids[~learnt], skip_special_tokens=True)
+        rest = processor().decode(one.input_ids[~targets], skip_special_tokens=True)
         assert SYSTEM_PROMPT in rest
 
 
-@pytest.mark.parametrize(("stage", "image", "video", "diff_fp"), [(0, 1, 2, False), (2, 1, 2, None), (3, 2, 2, None)])
-def test_the_stage_decides_how_finely_things_are_seen_and_whether_diff_fp_is_on(
-    stage: int, image: int, video: int, diff_fp: bool | None
-) -> None:
-    (pack,) = conversations(Mixed("ssssssss"), 8, stage=OFFICIAL_2B[stage])[0].packs
+@pytest.mark.parametrize(("image", "video"), [(1, 2), (2, 2)])
+def test_the_processor_decides_how_finely_things_are_seen(image: int, video: int) -> None:
+    sizes = replace(processor().config, image_merge_size=image, video_merge_size=video)
+    own = Processor(processor().tokenizer, sizes)
+    (pack,) = Conversations(Mixed("ssssssss"), own, 8, shuffle=False)[0].packs
     assert {"image", "video"} == set(pack.modals)
     wanted = {"image": image, "video": video}
     assert pack.merge_sizes.tolist() == [wanted[modal] for modal in pack.modals]
-    assert pack.diff_fp is diff_fp
+    grey = grey_frame(own)
+    grey.check(small_model().config)
+    assert grey.tokens_per_visual() == [1] and count_targets(grey) == 0
+
+
+def test_a_batch_counts_what_is_in_it() -> None:
+    for world in (1, 2):
+        batches = [conversations(Mixed("tgtb"), 4, rank=rank, world=world, pack_tokens=1)[0] for rank in range(world)]
+        assert sum(batch.samples for batch in batches) == 4
+        alone = [conversations(Mixed("tgt"), 1)[step].packs[0] for step in range(3)]
+        assert sum(batch.tokens for batch in batches) == sum(len(one.input_ids) for one in alone)
+        assert sum(batch.targets for batch in batches) == sum(map(count_targets, alone))
+        for batch in batches:
+            if world > 1:  # each pack has something to see, and one stands by that counts if it is weighed
+                assert all(pack.modals for pack in batch.packs) and count_targets(batch.filler) == 1
+            else:
+                assert not any(pack.modals for pack in batch.packs) and batch.filler is None
 
 
 def test_visuals_shrink_to_the_official_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +283,7 @@ def test_a_conversation_within_the_limit_is_not_touched(long: ModelInputs) -> No
 def test_wherever_it_is_cut_the_rest_is_whole(long: ModelInputs, model: VideoLLaMA3) -> None:
     """Every length that it can be cut to."""
     assert long.modals == ["video", "image", "video"]
-    image = processor().config.image_token_id
-    visual = (long.input_ids == image).tolist()
+    visual = (long.input_ids == processor().config.image_token_id).tolist()
     frame_of, frames = [], iter(enumerate(frame_sizes(long)))
     while len(frame_of) < sum(visual):
         number, size = next(frames)
@@ -278,11 +293,10 @@ def test_wherever_it_is_cut_the_rest_is_whole(long: ModelInputs, model: VideoLLa
     for most in range(1, len(long.input_ids)):
         short = cut(long, most, processor())
         end = len(short.input_ids)
-        short.check((image,), 1024, 588)
+        short.check(model.config)
         assert torch.equal(short.input_ids, long.input_ids[:end])
         assert torch.equal(short.labels, long.labels[:end])
         assert short.lengths.tolist() == [end]
-        assert short.diff_fp == long.diff_fp
 
         whole = frame_of[places.index(most)] if visual[most] else None  # the frame that the cut goes through, if any
         split = whole is not None and visual[most - 1] and frame_of[places.index(most - 1)] == whole
@@ -298,8 +312,7 @@ def test_wherever_it_is_cut_the_rest_is_whole(long: ModelInputs, model: VideoLLa
             assert sum(frame_sizes(short)) == sum(visual[:end])
             assert short.modals == long.modals[: len(short.modals)]
             assert torch.equal(short.merge_sizes, long.merge_sizes[: len(short.modals)])
-        learnt = bool((short.labels[1:] != IGNORED).any())
-        if learnt and (int(short.labels[-1]) != IGNORED or (split and most % 5 == 0)):
+        if count_targets(short) and (int(short.labels[-1]) != IGNORE_INDEX or (split and most % 5 == 0)):
             with torch.no_grad():
                 seen_losses.add(round(float(model(short, short.labels).loss), 6))
     assert len(seen_losses) > 10
@@ -311,13 +324,13 @@ def test_what_comes_before_the_cut_is_computed_as_if_there_were_no_more(long: Mo
     assert len(short.input_ids) < visual[-1]
     assert int(short.grid_sizes[-1, 0]) == int(long.grid_sizes[-1, 0]) - 1
     with torch.no_grad():
-        expected, ours = (model(replace(x, diff_fp=False)).logits for x in (long, short))
+        expected, ours = (model(x, pruner=keep_all).logits for x in (long, short))
     torch.testing.assert_close(ours, expected[: len(ours)], rtol=0, atol=2e-5)
 
 
 def test_a_long_sample_is_cut_when_it_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = conversations(Mixed("t"), 1)[0].packs[0]
-    last = int((whole.labels != IGNORED).nonzero()[-1])
+    last = int((whole.labels != IGNORE_INDEX).nonzero()[-1])
     monkeypatch.setattr(batches_module, "MAX_TOKENS", last)
     batch = conversations(Mixed("t"), 1)[0]
     assert not batch.skipped
@@ -325,17 +338,18 @@ def test_a_long_sample_is_cut_when_it_is_prepared(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_sample_that_is_cut_before_the_assistant_speaks_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first words to learn stand at `first`; cut there, one token short of it, and right after it."""
+    """The first target stands at `first`; cut there, one token short of it, and right after it."""
     whole = conversations(Mixed("s"), 1)[0].packs[0]
-    first = int((whole.labels != IGNORED).nonzero()[0])
-    for most, learnt in ((20, 0), (first, 0), (first + 1, 1)):
+    first = int((whole.labels != IGNORE_INDEX).nonzero()[0])
+    for most, targets in ((20, 0), (first, 0), (first + 1, 1)):
         monkeypatch.setattr(batches_module, "MAX_TOKENS", most)
         batch = conversations(Mixed("s"), 1)[0]
-        if learnt:
+        if targets:
             assert not batch.skipped
-            assert NextToken().count(batch.packs[0]) == learnt
+            assert count_targets(batch.packs[0]) == batch.targets == targets
         else:
-            assert batch == Batch([], ["sample 0: nothing in it is learnt, or not within the longest length"])
+            said = "sample 0: nothing in it is trained on, or not within the longest length"
+            assert batch == Batch(samples=1, skipped=[said])
 
 
 # ------------------------------------------------------------------------------------------------------ broken samples
@@ -386,10 +400,8 @@ def test_broken_samples_are_skipped_named_once_and_not_replaced(
     several: bool, broken: tuple[Path, dict[int, str]], tmp_path: Path
 ) -> None:
     path, reasons = broken
-    samples: Any = Annotations(path)
-    if several:
-        (tmp_path / "other.jsonl").write_text(line() + "\n", encoding="utf-8")
-        samples = Several([Annotations(tmp_path / "other.jsonl"), samples])
+    (tmp_path / "other.jsonl").write_text(line() + "\n", encoding="utf-8")
+    samples = Annotations([tmp_path / "other.jsonl", path] if several else path)
     batch = conversations(samples, len(samples))[0]
     assert len(batch.skipped) == len(reasons) == 13
     for said, (number, reason) in zip(batch.skipped, reasons.items(), strict=True):
@@ -427,7 +439,9 @@ def test_a_reason_takes_a_line_of_the_log() -> None:
 
 
 def test_a_batch_of_broken_samples_alone_is_empty() -> None:
-    assert conversations(Mixed("bbbb"))[0] == Batch([], [f"sample {index}: it is broken" for index in range(4)])
+    assert conversations(Mixed("bbbb"))[0] == Batch(
+        samples=4, skipped=[f"sample {index}: it is broken" for index in range(4)]
+    )
 
 
 @pytest.mark.parametrize("odd", [{"fps": 1e308}, {"fps": 10**30}, {"timestamps": {"0": 1.0}}], ids=str)
