@@ -8,7 +8,7 @@ from tests.helpers import ROOT
 from vl3ref.checkpoints import convert
 from vl3ref.parity.reference import reference_inputs
 from vl3ref.tinyworld import SKILLS, examine, held_out
-from vl3ref.tinyworld.examination import blank
+from vl3ref.tinyworld.examination import blank, overall
 from vl3ref.tinyworld.recipe import PROCESSOR
 from vl3ref.training.samples import to_conversation
 
@@ -38,9 +38,9 @@ WRONG = [
     ("appears.mp4", "When does the blue ring appear?", "at 4.0 seconds"),
     ("turns.mp4", "Describe the video.", "A black cross turns yellow at 3.0 seconds."),
 ]
-"""Files, questions, and what is right (scripts/make_media.py drew it). To the second list it has no right answers."""
+"""Files, questions, and what is right (scripts/make_media.py made them). To the second list it has no right answers."""
 
-NOT_LEARNT = pytest.mark.xfail(reason="not learnt, see docs/results/vl3-tiny.md", strict=True)
+NOT_LEARNED = pytest.mark.xfail(reason="not learned, see docs/results/vl3-tiny.md", strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_it_is_small_and_shown_the_world_as_in_its_training(loaded):
 
 
 @pytest.mark.parametrize(
-    ("file", "question", "right"), [*RIGHT, *(pytest.param(*row, marks=NOT_LEARNT) for row in WRONG)]
+    ("file", "question", "right"), [*RIGHT, *(pytest.param(*row, marks=NOT_LEARNED) for row in WRONG)]
 )
 def test_the_shipped_files_are_answered_right(loaded, file, question, right):
     kind = "video" if file.endswith(".mp4") else "image"
@@ -75,12 +75,9 @@ def test_the_command_line_answers_right(vl3ref_main):
 
 
 def test_fresh_questions(loaded):
-    """Thirty of each skill, and the same with blank pictures: it looks, and does not guess."""
-    scores = {skill: examine(*loaded, skill, 30, seed=2_000_003) for skill in SKILLS}
-    guessed = {skill: examine(*loaded, skill, 30, blank, seed=2_000_003) for skill in SKILLS}
-    right = sum(score.right for score in scores.values()) / (30 * len(SKILLS))
-    by_guess = sum(score.right for score in guessed.values()) / (30 * len(SKILLS))
-    assert right > 0.8 and by_guess < 0.2, scores
+    """Ten of each skill, and the same with blank pictures: it looks, and does not guess."""
+    scores, guessed = (examine(*loaded, questions=10, control=control, seed=2_000_003) for control in (None, blank))
+    assert overall(scores) > 0.8 and overall(guessed) < 0.2, scores
 
 
 def test_transformers_gives_the_same_answers(loaded, tmp_path):
