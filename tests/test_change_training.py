@@ -109,6 +109,13 @@ CHANGES: dict[Callable[[VideoLLaMA3], None], tuple[str, ...]] = {
 }
 """Each change, and the tensors in it that the original checkpoint does not have."""
 
+
+def all_four(model: VideoLLaMA3) -> None:
+    for change in CHANGES:
+        change(model)
+    model.pruner = ScoringPruner(4 * model.config.vision.hidden_size)
+
+
 changes = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 
 # --------------------------------------------------------------------------------------------------------------- tests
