@@ -1,4 +1,4 @@
-"""What training learns to write."""
+"""Labels: the targets of training are the official ones."""
 
 import json
 
@@ -32,8 +32,8 @@ def test_there_are_five_rows() -> None:
     assert len(ROWS) == 5
 
 
-def learnt(conversation: list[dict], **options: bool) -> list[str]:
-    """The stretches that are learnt, as text with special tokens."""
+def targets(conversation: list[dict], **options: bool) -> list[str]:
+    """The stretches that are targets, as text with special tokens."""
     inputs = qwen_processor()(conversation, add_generation_prompt=False, return_labels=True, **options)
     ids, labels = inputs.input_ids.tolist(), inputs.labels.tolist()
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
@@ -50,7 +50,7 @@ def frame(time: float) -> dict:
     return {"role": "stream", "content": [{"type": "image", "image": noise(56, 56, 3), "timestamp": time}]}
 
 
-def test_after_a_streamed_frame_the_token_that_opens_what_follows_is_learnt() -> None:
+def test_after_a_streamed_frame_the_token_that_opens_what_follows_is_a_target() -> None:
     conversation = [
         {"role": "user", "content": "Tell me when."},
         frame(0),
@@ -61,7 +61,7 @@ def test_after_a_streamed_frame_the_token_that_opens_what_follows_is_learnt() ->
         {"role": "user", "content": "Stop."},
         {"role": "assistant", "content": "Yes."},
     ]
-    assert learnt(conversation) == [
+    assert targets(conversation) == [
         "<|stream_start|>",  # frame 0 -> go on
         "<|im_start|>",  # frame 1 -> speak
         "Now.<|im_end|>",
@@ -71,18 +71,18 @@ def test_after_a_streamed_frame_the_token_that_opens_what_follows_is_learnt() ->
 
 
 def test_the_first_streamed_frame_is_not_the_models_to_open() -> None:
-    assert learnt([frame(0)]) == []
+    assert targets([frame(0)]) == []
 
 
 @pytest.mark.parametrize("system", [True, False])
-def test_system_and_user_words_are_never_learnt(system: bool) -> None:
+def test_system_and_user_words_are_never_targets(system: bool) -> None:
     conversation = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": ["Hello", {"type": "text", "text": " there"}]},
     ]
-    assert learnt(conversation, add_system_prompt=system) == ["Hello there<|im_end|>"]
-    assert learnt(conversation[1:], add_system_prompt=system) == ["Hello there<|im_end|>"]
+    assert targets(conversation, add_system_prompt=system) == ["Hello there<|im_end|>"]
+    assert targets(conversation[1:], add_system_prompt=system) == ["Hello there<|im_end|>"]
 
 
 def test_the_default_system_prompt_stands_once_in_front() -> None:
@@ -90,19 +90,19 @@ def test_the_default_system_prompt_stands_once_in_front() -> None:
     inputs = qwen_processor()(conversation, return_labels=True)
     text = qwen_tokenizer().decode(inputs.input_ids.tolist())
     assert text.count(SYSTEM_PROMPT) == 1
-    assert learnt(conversation) == ["x<|im_end|>"] * 2
+    assert targets(conversation) == ["x<|im_end|>"] * 2
 
 
-def test_the_opening_of_the_turn_to_come_is_not_learnt() -> None:
+def test_the_opening_of_the_next_turn_is_no_target() -> None:
     inputs = qwen_processor()([{"role": "user", "content": "Hi"}], return_labels=True)
     assert (inputs.labels == IGNORE_INDEX).all()
 
 
-def test_visual_tokens_are_never_learnt_whoever_shows_them() -> None:
+def test_visual_tokens_are_never_targets_whoever_shows_them() -> None:
     image = {"type": "image", "image": noise(56, 56, 3)}
     inputs = qwen_processor()([{"role": "assistant", "content": [image, "A picture."]}], return_labels=True)
     assert (inputs.labels[inputs.input_ids == IMAGE_ID] == IGNORE_INDEX).all()
-    assert learnt([{"role": "assistant", "content": [image, "A picture."]}])[-1].endswith("A picture.<|im_end|>")
+    assert targets([{"role": "assistant", "content": [image, "A picture."]}])[-1].endswith("A picture.<|im_end|>")
 
 
 def test_labels_are_packed_like_ids_and_only_made_when_asked_for() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
+import vl3ref
 from tests.helpers import GOLDENS
 from tests.media import qwen_tokenizer
 from vl3ref.errors import CheckpointError
@@ -32,39 +33,41 @@ texts = st.one_of(
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def copy(names: list[str], target: Path) -> Path:
-    for name in names:
-        (target / name).write_bytes((FOLDER / name).read_bytes())
-    return target
-
-
-def folders(tmp: Path) -> dict[str, Path]:
-    """The same tokenizer as each kind of checkpoint folder ships it."""
-    made = {name: tmp / name for name in ("json", "vocab", "merges", "config")}
-    for folder in made.values():
-        folder.mkdir()
-    backend = qwen_tokenizer().backend
-    backend.save(str(made["json"] / "tokenizer.json"))
-    copy(["merges.txt", "added_tokens.json"], made["merges"])
-    copy(["merges.txt", "added_tokens.json"], made["vocab"])
-    vocab = backend.get_vocab(with_added_tokens=False)
-    (made["vocab"] / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    copy(["merges.txt"], made["config"])
-    decoder = {str(index): {"content": token, "special": token in SPECIAL} for token, index in ADDED.items()}
-    (made["config"] / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
-    return made
+MERGES = 2000
+FEWER_ADDED = {token: 256 + MERGES + place for place, token in enumerate(sorted(ADDED, key=ADDED.get))}
+"""Qwen's tokenizer with its first merges alone: the same files, read a hundred times faster."""
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    return {name: Tokenizer.from_folder(f) for name, f in folders(tmp_path_factory.mktemp("t")).items()}
+    """The same tokenizer as each kind of checkpoint folder ships it."""
+    made = {name: tmp_path_factory.mktemp(name) for name in ("merges", "config", "vocab", "json")}
+    lines = (FOLDER / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line for line in lines if line and not line.startswith("#version")][:MERGES]
+    for name in ("merges", "config", "vocab"):
+        (made[name] / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    for name in ("merges", "vocab"):
+        (made[name] / "added_tokens.json").write_text(json.dumps(FEWER_ADDED))
+    decoder = {str(index): {"content": token, "special": token in SPECIAL} for token, index in FEWER_ADDED.items()}
+    (made["config"] / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    backend = Tokenizer.from_folder(made["merges"]).backend
+    vocab = backend.get_vocab(with_added_tokens=False)
+    (made["vocab"] / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    backend.save(str(made["json"] / "tokenizer.json"))
+    return {name: Tokenizer.from_folder(folder) for name, folder in made.items()}
 
 
 def test_every_kind_of_files_gives_the_whole_vocabulary(tokenizers: dict[str, Tokenizer]) -> None:
     vocab = tokenizers["json"].backend.get_vocab()
-    assert len(vocab) == len(tokenizers["json"]) == 151668
+    assert len(vocab) == len(tokenizers["json"]) == 256 + MERGES + len(ADDED)
     for tokenizer in tokenizers.values():
         assert tokenizer.backend.get_vocab() == vocab
+    assert {token: vocab[token] for token in ADDED} == FEWER_ADDED
+
+
+def test_qwens_vocabulary_is_whole() -> None:
+    vocab = qwen_tokenizer().backend.get_vocab()
+    assert len(vocab) == len(qwen_tokenizer()) == 151668
     assert {token: vocab[token] for token in ADDED} == ADDED
 
 
@@ -140,20 +143,27 @@ def test_tokens_that_qwen_does_not_call_special_survive_decoding(token: str) -> 
 
 
 def test_prompt_tokens_are_special_also_where_tokenizer_json_forgot_to_say_so(tmp_path: Path) -> None:
-    content = json.loads(qwen_tokenizer().backend.to_str())
+    published = tiny_tokenizer()
+    content = json.loads(published.backend.to_str())
     for token in content["added_tokens"]:
         token["special"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = Tokenizer.from_folder(tmp_path)
     ids, _ = tokenizer.encode("<image><|im_end|><|im_start|>system")
-    assert ids == qwen_tokenizer().encode("<image><|im_end|><|im_start|>system")[0]
-    assert tokenizer.special("<image>") == ADDED["<image>"]
+    assert ids == published.encode("<image><|im_end|><|im_start|>system")[0]
+    assert tokenizer.special("<image>") not in ids
+    assert tokenizer.decode([tokenizer.special("<image>")]) == ""
+
+
+@lru_cache
+def tiny_tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(vl3ref.find_checkpoint("vl3-tiny"))
 
 
 @lru_cache
 def trimming() -> Tokenizer:
     """From a tokenizer.json that leaves the space out of a word's offsets, as GPT-2's do."""
-    backend = Backend.from_str(qwen_tokenizer().backend.to_str())
+    backend = Backend.from_str(tiny_tokenizer().backend.to_str())
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
     return Tokenizer(backend)
 
@@ -161,7 +171,7 @@ def trimming() -> Tokenizer:
 @given(texts)
 @settings(max_examples=40, deadline=None)
 def test_where_tokens_begin_does_not_depend_on_the_files_post_processor(text: str) -> None:
-    assert trimming().encode(text) == qwen_tokenizer().encode(text)
+    assert trimming().encode(text) == tiny_tokenizer().encode(text)
 
 
 # -------------------------------------------------------------------------------------------------------------- streams

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -189,7 +189,8 @@ def test_a_slot_shows_the_last_frame_before_it_closes(edges: np.ndarray, fps: fl
             assert index == (before[-1] if len(before) else 0)
 
 
-@given(st.integers(1, 200), st.floats(0.5, 70), cuts())
+@given(st.integers(1, 200), st.floats(0.05, 70), cuts())
+@example(2, 0.5, Cut(1.0, 3))
 @settings(max_examples=150, deadline=None)
 @pytest.mark.filterwarnings("ignore:nothing is shown")
 def test_choosing_by_index_keeps_to_the_file_and_in_order(count: int, rate: float, cut: Cut) -> None:
@@ -208,6 +209,15 @@ def test_whatever_the_cut_a_file_gives_the_frames_it_chose(
     video = open_video(FRAMES / "v25_10s.mp4", fps, max_frames, start, start + length)
     assert [frame_number(frame) for frame in video.frames()] == video.indices
     check_choice(video.indices, video.timestamps, 250, Cut(fps, max_frames))
+
+
+def test_fewer_frames_than_max_frames_are_never_shown_twice(tmp_path: Path) -> None:
+    """A source of less than a frame a second lasts for max_frames seconds with fewer frames than that."""
+    indices, timestamps = sample_by_index(2, 0.5, Cut(1.0, 3))
+    assert (indices, timestamps.tolist()) == ([0, 1], [0.0, 2.0])
+    path = write_video(tmp_path / "slow.mp4", [noise(48, 64, 3, seed=i) for i in range(3)], [0, 4, 8])
+    for options in ({}, {"max_frames": 2}, {"fps": None}, {"start_time": 3.5, "end_time": 4.2, "max_frames": 1}):
+        assert (np.diff(open_video(path, **options).timestamps) > 0).all()
 
 
 def test_more_frames_a_second_than_memory_could_list_are_thinned_to_max_frames() -> None:
