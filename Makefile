@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # process, which makes their fixtures once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-explore test-torch test-cuda lint docs clean
+.PHONY: demo test test-slow test-explore test-torch test-cuda bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -41,6 +41,10 @@ test-torch:
 test-cuda:
 	$(PYTHON) -m pytest -m cuda
 
+# Time and memory beside transformers: docs/results/bench-cpu.md. A single row: .venv/bin/python -m benchmarks vision
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --compiled
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,6 +68,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,plots]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	@touch $@
 
 $(VENV)/.installed-docs: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
