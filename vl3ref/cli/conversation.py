@@ -58,7 +58,7 @@ def chat(
     *,
     options: AnswerOptions,
 ) -> None:
-    """Talk about images and videos, which go with the first question. Each turn computes only its own tokens.
+    """A conversation about images and videos, which go with the first question. Each turn computes only its own tokens.
 
     /add FILE adds one to the next question, /reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer.
     """
