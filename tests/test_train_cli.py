@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from vl3ref.training.run_state import checkpoints
 
 import vl3ref
 from tests.helpers import ROOT
+from vl3ref.checkpoints import read_change
 from vl3ref.tinyworld import TinyWorld, recipe
 from vl3ref.tinyworld.samples import write
-from vl3ref.training import stage_run
+from vl3ref.training import run as run_module
+from vl3ref.training.checkpoints import checkpoints
 from vl3ref.training.distributed import own_device
 from vl3ref.training.run_log import read_log
 from vl3ref.training.stages import OFFICIAL_2B
+from vl3ref.training.trainer import Plan
 
 TINY = ROOT / "weights" / "vl3-tiny"
 Run = Callable[..., tuple[str, str]]
@@ -46,14 +48,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 # -------------------------------------------------------------------------------------------------------------- wrong
 
 SOURCE = ["--model", str(TINY), "--workers", "0"]
-MEND = "give --model, a checkpoint to go on from; or both --vision and --decoder"
+MEND = "give --model, a checkpoint to start from; or both --vision and --decoder"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name annotation files to learn from, or --recipe tiny"),
-        (["--stage", "3", *SOURCE], "name annotation files to learn from, or --recipe tiny"),
+        ([], "name annotation files to train on, or --recipe tiny"),
+        (["--stage", "3", *SOURCE], "name annotation files to train on, or --recipe tiny"),
         (["DATA", *SOURCE], "--stage should be 1, 2, 3 or 4"),
         (["DATA", "--stage", "0", *SOURCE], "--stage should be 1, 2, 3 or 4"),
         (["DATA", "--stage", "5", *SOURCE], "--stage should be 1, 2, 3 or 4"),
@@ -66,11 +68,14 @@ MEND = "give --model, a checkpoint to go on from; or both --vision and --decoder
         (["DATA", "--stage", "1", *SOURCE, "--vision", str(TINY)], MEND),
         (["DATA", "--stage", "1", "--model", "nowhere"], "nowhere is not a folder"),
         (["DATA", "--stage", "1", "--vision", "nowhere", "--decoder", str(TINY)], "nowhere is not a folder"),
-        (["DATA", "--stage", "1", *SOURCE, "--decoder-rate", "-1"], "--decoder-rate should be"),
-        (["DATA", "--stage", "1", *SOURCE, "--projector-rate", "-1e-9"], "--projector-rate should be"),
-        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "nan"], "--vision-rate should be"),
-        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "inf"], "--vision-rate should be"),
-        (["DATA", "--stage", "1", *SOURCE, "--vision-rate", "0", "--projector-rate", "0"], "every part is frozen"),
+        (["DATA", "--stage", "1", *SOURCE, "--decoder-lr", "-1"], "--decoder-lr should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--projector-lr", "-1e-9"], "--projector-lr should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-lr", "nan"], "--vision-lr should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-lr", "inf"], "--vision-lr should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--vision-lr", "0", "--projector-lr", "0"], "every part is frozen"),
+        (["DATA", "--stage", "1", *SOURCE, "--added-lr", "-1"], "--added-lr should be"),
+        (["DATA", "--stage", "1", *SOURCE, "--change", "mine.py"], "file.py:function"),
+        (["DATA", "--stage", "1", *SOURCE, "--change", "gone.py:change"], "gone.py"),
         (["DATA", "--stage", "1", *SOURCE, "--steps", "0"], "--steps should be at least 1, not 0"),
         (["DATA", "--stage", "1", *SOURCE, "--steps", "-3"], "--steps should be at least 1, not -3"),
         (["DATA", "--stage", "1", *SOURCE, "--batch", "0"], "--batch should be at least 1, not 0"),
@@ -91,7 +96,8 @@ MEND = "give --model, a checkpoint to go on from; or both --vision and --decoder
         (["--recipe", "tiny", "--model", str(TINY)], "leave --model out"),
         (["--recipe", "tiny", "--vision", str(TINY), "--decoder", str(TINY)], "leave --decoder, --vision out"),
         (["--recipe", "tiny", "--steps", "5", "--batch", "64"], "leave --batch, --steps out"),
-        (["--recipe", "tiny", "--vision-rate", "0"], "leave --vision-rate out"),
+        (["--recipe", "tiny", "--batch", "128", "--epochs", "1"], "leave --batch, --epochs out"),
+        (["--recipe", "tiny", "--vision-lr", "0"], "leave --vision-lr out"),
         (["--recipe", "tiny", "--out", str(ROOT / "LICENSE")], "LICENSE is a file; name a folder"),
         (["--recipe", "tiny", "--workers", "-1"], "--workers should be at least 0"),
     ],
@@ -108,7 +114,7 @@ def test_what_train_cannot_do_is_one_line(
         raise AssertionError("it trains")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage_run, "train_stage", begun)
+    monkeypatch.setattr(run_module, "train_stage", begun)
     monkeypatch.setattr(recipe, "train_tiny", begun)
     out, err = vl3ref_main("train", *(data if x == "DATA" else x for x in arguments), rc=2)
     lines = err.splitlines()
@@ -139,7 +145,7 @@ def test_the_recipe_runs_in_one_process(vl3ref_main: Run, tmp_path: Path, monkey
 def test_a_run_is_not_written_over(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
     vl3ref_main("train", *short)
     before = weights(tmp_path / "run" / "final"), read_log(tmp_path / "run" / "log.csv")
-    _, err = vl3ref_main("train", *short, "--projector-rate", 1e-2, "--save-every", 1, rc=2)
+    _, err = vl3ref_main("train", *short, "--projector-lr", 1e-2, "--save-every", 1, rc=2)
     assert re.search("error: .*run holds a run already; give --resume", err)
     after = weights(tmp_path / "run" / "final"), read_log(tmp_path / "run" / "log.csv")
     assert before[1] == after[1] and all(torch.equal(before[0][name], after[0][name]) for name in before[0])
@@ -170,10 +176,14 @@ def test_nothing_that_can_be_used(short: list[Any], vl3ref_main: Run, tmp_path: 
 
 
 def test_a_stage_from_a_checkpoint(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
-    out, err = vl3ref_main("train", *short, "--projector-rate", 1e-2, "--vision-rate", 1e-2)
+    out, err = vl3ref_main("train", *short, "--projector-lr", 1e-2, "--vision-lr", 1e-2)
     run = tmp_path / "run"
     assert out == ""
-    assert err.splitlines() == [f"6 samples, 2 steps of 2; logs and checkpoints in {run}", f"wrote {run / 'final'}"]
+    first, merge, *progress, last = err.splitlines()
+    assert first == f"6 samples, 2 steps of 2; logs and checkpoints in {run}"
+    assert merge == "warning: stage-1 trains with image_merge_size 1, and saves it; the checkpoint came with 2"
+    assert [line.split("  ")[0] for line in progress] == ["stage-1 step 1/2", "stage-1 step 2/2"]
+    assert last == f"wrote {run / 'final'}"
     assert [path.name for path in checkpoints(run)] == ["checkpoint-000002"]
     assert [row["step"] for row in read_log(run / "log.csv")] == ["1", "2"]
     before, after, kept = (weights(folder) for folder in (TINY, run / "final", run / "checkpoint-000002"))
@@ -188,20 +198,20 @@ def test_a_stage_from_a_checkpoint(short: list[Any], vl3ref_main: Run, tmp_path:
     for folder in (run / "final", run / "checkpoint-000002"):
         answered, _ = vl3ref_main("ask", "Hello", "--model", folder, "--max-tokens", 3, "--min-tokens", 3, "--json")
         assert len(json.loads(answered)["ids"]) == 3
-    assert vl3ref.load_processor(run / "final").config.image_merge_size == OFFICIAL_2B[0].image_merge
+    assert vl3ref.load_processor(run / "final").config.image_merge_size == OFFICIAL_2B[0].image_merge_size
 
 
 def test_a_stage_from_an_encoder_and_a_decoder(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
     start = short.index("--model")
     assembled = [*short[:start], "--vision", TINY, "--decoder", TINY, *short[start + 2 :]]
-    vl3ref_main("train", *assembled, "--vision-rate", 0)
+    vl3ref_main("train", *assembled, "--vision-lr", 0)
     before, after = weights(TINY), weights(tmp_path / "run" / "final")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all("projector" in name for name in changed)  # drawn anew, and all that was trained
+    assert changed and all("projector" in name for name in changed)  # new, and all that was trained
 
 
 def test_resuming(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
-    run, longer = tmp_path / "run", [*short, "--steps", 3, "--save-every", 2, "--projector-rate", 1e-2]
+    run, longer = tmp_path / "run", [*short, "--steps", 3, "--save-every", 2, "--projector-lr", 1e-2]
     _, err = vl3ref_main("train", *longer, "--resume")  # nothing there yet: it simply starts
     assert f"wrote {run / 'final'}" in err
     rows, finished = read_log(run / "log.csv"), weights(run / "final")
@@ -219,78 +229,88 @@ def test_resuming(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
 def settings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What a stage would be trained with; nothing is trained."""
     noted: list[Any] = []
-    names = ["network", "processor", "samples", "stage", "plan", "folder", "batch", "pack", "shuffle", "resume"]
 
-    def note(*arguments: Any) -> None:
-        noted.append(dict(zip([*names, "processes", "device"], arguments, strict=True)))
+    def note(model: Any, processor: Any, samples: Any, stage: Any, plan: Any, folder: Path, *others: Any) -> None:
+        own = {"model": model, "samples": samples, "stage": stage, "plan": plan, "folder": folder}
+        noted.append({**own, **dict(zip(("change", "resume", "processes", "device"), others, strict=True))})
 
-    monkeypatch.setattr(stage_run, "train_stage", note)
-    monkeypatch.setattr(stage_run, "finish", lambda folder, dtype: folder / f"final in {dtype}")
+    monkeypatch.setattr(run_module, "train_stage", note)
+    monkeypatch.setattr(run_module, "finish", lambda folder, dtype, change: folder / f"final in {dtype}")
     return noted
 
 
 def test_options_reach_the_stage(data: Path, vl3ref_main: Run, settings: list[Any], tmp_path: Path) -> None:
-    monkey = ["--batch", 4, "--pack", 77, "--save-every", 9, "--workers", 3, "--steps", 7, "--resume"]
+    options = ["--batch", 4, "--pack", 77, "--save-every", 9, "--workers", 3, "--steps", 7, "--resume"]
+    options.append("--gradient-checkpointing")
     _, err = vl3ref_main(
-        "train", data, data, "--stage", 2, "--model", TINY, "--device", "cpu", *monkey, "--out", "there"
+        "train", data, data, "--stage", 2, "--model", TINY, "--device", "cpu", *options, "--out", "there"
     )
     [given] = settings
-    assert given["stage"] == OFFICIAL_2B[1]
-    assert (given["batch"], given["pack"], given["resume"], given["shuffle"]) == (4, 77, True, True)
+    assert given["stage"] == OFFICIAL_2B[1] and given["resume"] is True and given["change"] is None
     plan = given["plan"]
-    assert (plan.steps, plan.save_every, plan.workers, plan.bfloat16) == (7, 9, 3, False)
+    assert (plan.batch_size, plan.pack_tokens, plan.shuffle, plan.steps) == (4, 77, True, 7)
+    assert (plan.save_every, plan.workers, plan.gradient_checkpointing) == (9, 3, True)
     assert given["folder"] == Path("there") and len(given["samples"]) == 12
-    assert given["network"].dtype == torch.float32 and given["network"].device.type == "cpu"
+    assert given["model"].dtype == torch.float32 and given["model"].device == given["device"] == torch.device("cpu")
     assert "12 samples, 7 steps of 4" in err and err.endswith("wrote there/final in bfloat16\n")
 
 
 def test_defaults(data: Path, vl3ref_main: Run, settings: list[Any]) -> None:
-    for number in (1, 2, 3, 4):
+    for number in (1, 4):
         vl3ref_main("train", data, "--stage", number, "--model", TINY, "--device", "cpu")
-    assert [given["stage"] for given in settings] == list(OFFICIAL_2B)
-    assert [given["folder"] for given in settings] == [Path("runs") / f"stage-{number}" for number in (1, 2, 3, 4)]
-    first = settings[0]
-    assert (first["batch"], first["pack"], first["resume"]) == (128, 16384, False)
-    assert (first["plan"].steps, first["plan"].save_every, first["plan"].workers) == (1, 500, 1)  # six samples
+    assert [given["stage"] for given in settings] == [OFFICIAL_2B[0], OFFICIAL_2B[3]]
+    assert [given["folder"] for given in settings] == [Path("runs/stage-1"), Path("runs/stage-4")]
+    assert settings[0]["plan"] == Plan() and not settings[0]["resume"]
 
 
 @pytest.mark.parametrize(
-    ("options", "steps"),
+    ("plan", "steps"),
     [
-        (["--batch", 2], 3),
-        (["--batch", 4], 2),
-        (["--batch", 2, "--epochs", 10], 30),
-        (["--batch", 2, "--epochs", 0.4], 1),
-        (["--batch", 2, "--epochs", 0.001], 1),
-        (["--batch", 2, "--epochs", 10, "--steps", 5], 5),
+        (Plan(batch_size=2), 3),
+        (Plan(batch_size=4), 2),
+        (Plan(batch_size=2, epochs=10), 30),
+        (Plan(batch_size=2, epochs=0.4), 1),
+        (Plan(batch_size=2, epochs=0.001), 1),
+        (Plan(batch_size=2, epochs=10, steps=5), 5),
     ],
 )
-def test_epochs_are_so_many_steps(
-    options: list[Any], steps: int, data: Path, vl3ref_main: Run, settings: list[Any]
-) -> None:
-    _, err = vl3ref_main("train", data, "--stage", 1, "--model", TINY, "--device", "cpu", *options)
-    assert settings[0]["plan"].steps == steps and f" {steps} steps of {options[1]};" in err
+def test_epochs_are_so_many_steps(plan: Plan, steps: int) -> None:
+    assert plan.total_steps(6) == steps
 
 
-def test_rates(data: Path, vl3ref_main: Run, settings: list[Any]) -> None:
-    rates = ["--decoder-rate", 0, "--projector-rate", 1e-4]
-    vl3ref_main("train", data, "--stage", 2, "--model", TINY, "--device", "cpu", *rates)
-    assert settings[0]["stage"] == replace(OFFICIAL_2B[1], decoder_rate=None, projector_rate=1e-4)
+def test_learning_rates(data: Path, vl3ref_main: Run, settings: list[Any]) -> None:
+    lrs = ["--decoder-lr", 0, "--projector-lr", 1e-4, "--added-lr", 1e-3, "--epochs", 2, "--batch", 3]
+    _, err = vl3ref_main("train", data, "--stage", 2, "--model", TINY, "--device", "cpu", *lrs)
+    assert settings[0]["stage"] == replace(OFFICIAL_2B[1], decoder_lr=None, projector_lr=1e-4, added_lr=1e-3)
+    assert "6 samples, 4 steps of 3;" in err
 
 
-@pytest.mark.parametrize(("options", "recomputes"), [([], False), (["--recompute"], True), (["--no-recompute"], False)])
-def test_gradient_checkpointing(
-    options: list[str],
-    recomputes: bool,
-    data: Path,
-    vl3ref_main: Run,
-    settings: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said: list[bool] = []
-    monkeypatch.setattr(vl3ref.VideoLLaMA3, "recompute", lambda _, on: said.append(on))
-    vl3ref_main("train", data, "--stage", 1, "--model", TINY, "--device", "cpu", *options)
-    assert said == [recomputes]
+def test_a_change(short: list[Any], vl3ref_main: Run, tmp_path: Path) -> None:
+    """From a file, in a stage and after it; what it adds can be all that is trained."""
+    (tmp_path / "mine.py").write_text(CHANGE)
+    name = f"{tmp_path / 'mine.py'}:add_scorer"
+    frozen = ["--projector-lr", 0, "--vision-lr", 0, "--decoder-lr", 0]
+    arguments = [*short, "--stage", 4, "--change", name, *frozen]
+    assert "--added-lr above 0" in vl3ref_main("train", *arguments, rc=2)[1]
+    vl3ref_main("train", *arguments, "--added-lr", 1e-2)
+    before, after = weights(TINY), weights(tmp_path / "run" / "final")
+    assert after.keys() - before.keys() == {"pruner.weight", "pruner.bias"}
+    assert all(torch.equal(before[x], after[x]) for x in before) and bool(after["pruner.weight"].any())
+    loaded, _ = vl3ref.load(tmp_path / "run" / "final", "cpu", change=read_change(name))
+    assert torch.equal(loaded.pruner.weight, after["pruner.weight"].float())
+
+
+CHANGE = """
+import torch
+
+class Scorer(torch.nn.Linear):
+    def forward(self, inputs, features):
+        return super().forward(features)[:, 0].exp()
+
+def add_scorer(model):
+    model.pruner = Scorer(model.config.vision.hidden_size, 1)
+    torch.nn.init.zeros_(model.pruner.weight)
+"""
 
 
 def test_the_recipe(vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,8 +325,8 @@ def test_the_recipe(vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert out == "" and "--resume" in err and err.endswith("wrote runs/tiny/vl3-tiny\n")
     vl3ref_main("train", "--recipe", "tiny", "--out", "there", "--resume", "--workers", 0, "--device", "cpu")
     assert called == [
-        (Path("runs/tiny"), {"resume": False, "workers": 1, "device": own_device(None)}),
-        (Path("there"), {"resume": True, "workers": 0, "device": torch.device("cpu")}),
+        (Path("runs/tiny"), {"resume": False, "workers": 1, "device": own_device(None), "change": None}),
+        (Path("there"), {"resume": True, "workers": 0, "device": torch.device("cpu"), "change": None}),
     ]
 
 

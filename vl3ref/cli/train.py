@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 
 FROM, LEARNS, KEEPS = "What training starts from", "How it trains", "Where it runs, and what it keeps"
 
-WITH_RECIPE = ("recipe", "out", "resume", "workers", "device")
-"""Options that --recipe leaves open."""
-
 
 def train(
-    context: typer.Context,
     data: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[DATA]...", help="Annotation files, .json or .jsonl.", show_default=False),
@@ -40,11 +36,13 @@ def train(
     ] = None,
     media: Annotated[Path | None, option("--media", help="Folder of the data's relative paths.", panel=FROM)] = None,
     steps: Annotated[int | None, option("--steps", help="Default: as --epochs says.", panel=LEARNS)] = None,
-    epochs: Annotated[float, option("--epochs", help="Times through the data (default: 1).", panel=LEARNS)] = 1.0,
+    epochs: Annotated[
+        float | None, option("--epochs", help="Times through the data (default: 1).", panel=LEARNS)
+    ] = None,
     batch: Annotated[
-        int, option("--batch", help="Conversations a step, over all processes (128).", panel=LEARNS)
-    ] = 128,
-    pack: Annotated[int, option("--pack", help="Tokens computed together (16384).", panel=LEARNS)] = 16384,
+        int | None, option("--batch", help="Conversations a step, over all processes (128).", panel=LEARNS)
+    ] = None,
+    pack: Annotated[int | None, option("--pack", help="Tokens computed together (16384).", panel=LEARNS)] = None,
     decoder_lr: Annotated[
         float | None, option("--decoder-lr", help="Learning rate of the decoder; 0 freezes it.", panel=LEARNS)
     ] = None,
@@ -61,7 +59,9 @@ def train(
         bool | None,
         option("--gradient-checkpointing/--no-gradient-checkpointing", help="Default: on a GPU.", panel=LEARNS),
     ] = None,
-    save_every: Annotated[int, option("--save-every", help="Steps between checkpoints (500).", panel=KEEPS)] = 500,
+    save_every: Annotated[
+        int | None, option("--save-every", help="Steps between checkpoints (500).", panel=KEEPS)
+    ] = None,
     workers: Annotated[int, option("--workers", help="Processes that prepare batches (1).", panel=KEEPS)] = 1,
     device: Device = None,
 ) -> None:
@@ -73,46 +73,54 @@ def train(
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
     at_least("--workers", workers, 0)
+    lrs = {
+        "--decoder-lr": decoder_lr,
+        "--projector-lr": projector_lr,
+        "--vision-lr": vision_lr,
+        "--added-lr": added_lr,
+    }
+    counts = {"--steps": steps, "--batch": batch, "--pack": pack, "--save-every": save_every}
     if recipe is not None:
-        _refuse_options_beside_recipe(context)
-        check_device(device)
-        _train_recipe(folder, resume, workers, device)
+        start = {"DATA": data, "--stage": stage, "--model": model, "--vision": vision, "--decoder": decoder}
+        others = {"--media": media, "--epochs": epochs, "--gradient-checkpointing": gradient_checkpointing}
+        _train_recipe({**start, **others, **lrs, **counts}, folder, change, resume, workers, device)
         return
     if not data:
         raise InputError("name annotation files to train on, or --recipe tiny, which needs none")
     if stage not in (1, 2, 3, 4):
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
-    for name, number in (("--steps", steps), ("--batch", batch), ("--pack", pack), ("--save-every", save_every)):
-        at_least(name, number, 1)
-    if not 0 < epochs < math.inf:
+    for name, count in counts.items():
+        at_least(name, count, 1)
+    if epochs is not None and not 0 < epochs < math.inf:
         raise InputError(f"--epochs should be a number above 0, not {epochs:g}")
     if media is not None and not media.is_dir():
         raise InputError(f"--media {media} is not a folder")
-    own = _with_learning_rates(
-        stage, decoder_lr=decoder_lr, projector_lr=projector_lr, vision_lr=vision_lr, added_lr=added_lr
-    )
+    own = _with_learning_rates(stage, lrs)
     check_device(device)
     from vl3ref.checkpoints import read_change
     from vl3ref.training import run
+    from vl3ref.training.annotations import Annotations
     from vl3ref.training.assemble import assemble
     from vl3ref.training.trainer import Plan
 
     changed = None if change is None else read_change(change)
-    start: Any = model
+    samples = Annotations(data, media)
+    source: Any = model
     if model is None and vision and decoder:
-        start = assemble(vision, decoder, changed)
+        source = assemble(vision, decoder, changed)
     elif model is None or vision or decoder:
         raise InputError("give --model, a checkpoint to start from; or both --vision and --decoder, to assemble one")
-    plan = Plan(
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch,
-        pack_tokens=pack,
-        save_every=save_every,
-        workers=workers,
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    final = run.train(data, own, start, folder, plan, change=changed, media=media, resume=resume, device=device)
+    given: dict[str, Any] = {
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch,
+        "pack_tokens": pack,
+        "save_every": save_every,
+        "workers": workers,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
+    plan = Plan(**{name: x for name, x in given.items() if x is not None})
+    final = run.train(samples, own, source, folder, plan, change=changed, resume=resume, device=device)
     if os.environ.get("RANK", "0") == "0":
         note(f"wrote {final}")
 
@@ -122,35 +130,35 @@ def at_least(name: str, number: int | None, least: int) -> None:
         raise InputError(f"{name} should be at least {least}, not {number}")
 
 
-def _refuse_options_beside_recipe(context: typer.Context) -> None:
-    """A recipe brings its own data, model and stages."""
-    given = [
-        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
-    if others := sorted(name for name in given if name not in WITH_RECIPE):
-        names = ["DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in others]
-        raise InputError(f"--recipe brings its own data, model and stages; leave {', '.join(names)} out")
-
-
-def _train_recipe(folder: Path, resume: bool, workers: int, device: str | None) -> None:
+def _train_recipe(
+    others: dict[str, Any], folder: Path, change: str | None, resume: bool, workers: int, device: str | None
+) -> None:
+    if given := sorted(name for name, value in others.items() if value not in (None, [])):
+        raise InputError(f"--recipe brings its own data, model and stages; leave {', '.join(given)} out")
+    check_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--recipe trains a small model in one process; start it without torchrun")
+    from vl3ref.checkpoints import read_change
     from vl3ref.tinyworld import recipe
     from vl3ref.training.distributed import own_device
 
+    changed = None if change is None else read_change(change)
     note(f"logs and checkpoints in {folder}; interrupted, the run continues with --resume")
-    note(f"wrote {recipe.train_tiny(folder, resume=resume, workers=workers, device=own_device(device))}")
+    final = recipe.train_tiny(folder, resume=resume, workers=workers, device=own_device(device), change=changed)
+    note(f"wrote {final}")
 
 
-def _with_learning_rates(number: int, **given: float | None) -> "Stage":
+def _with_learning_rates(number: int, given: dict[str, float | None]) -> "Stage":
     """A stage of the table with other learning rates, where some were given."""
     from vl3ref.training.stages import OFFICIAL_2B
 
+    chosen: dict[str, Any] = {}
     for name, lr in given.items():
         if lr is not None and not 0 <= lr < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} should be a number of at least 0, not {lr}")
-    chosen: dict[str, Any] = {name: lr or None for name, lr in given.items() if lr is not None}
+            raise InputError(f"{name} should be a number of at least 0, not {lr}")
+        if lr is not None:
+            chosen[name.removeprefix("--").replace("-", "_")] = lr or None
     stage = replace(OFFICIAL_2B[number - 1], **chosen)
     if not any(stage.learning_rates.values()):
-        raise InputError("every part is frozen: give --decoder-lr, --projector-lr, --vision-lr or --added-lr above 0")
+        raise InputError(f"every part is frozen: give {', '.join([*given][:3])} or --added-lr above 0")
     return stage

@@ -44,17 +44,17 @@ class Plan:
     """
 
     steps: int | None = None
-    epochs: float = 1.0
+    epochs: int | float = 1
     batch_size: int = BATCH
     pack_tokens: int = MAX_TOKENS
     shuffle: bool = True
-    warm_up: float = WARM_UP
-    clip: float = CLIP
-    weight_decay: float = 0.0
+    warm_up: int | float = WARM_UP
+    clip: int | float = CLIP
+    weight_decay: int | float = 0
     save_every: int = 500
     keep: int = 2
     workers: int = 1
-    most_broken: float = 0.05
+    most_broken: int | float = 0.05
     bfloat16: bool | None = None
     gradient_checkpointing: bool | None = None
 
