@@ -3,7 +3,7 @@
 Plain frozen dataclasses. No file is read here: `checkpoints/official.py` and `checkpoints/hf.py` do that.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vl3ref.errors import ConfigError
@@ -25,11 +25,7 @@ class VisionConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"vision encoder: hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
+        _check_multiple("vision encoder", self, "hidden_size", "num_attention_heads")
         if self.head_dim % 4:
             raise ConfigError(
                 f"vision encoder: head size {self.head_dim} is not a multiple of 4, which 2D RoPE needs "
@@ -104,14 +100,9 @@ class LanguageConfig:
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        multiples = {"num_attention_heads": "num_key_value_heads"}
+        _check_multiple("decoder", self, "num_attention_heads", "num_key_value_heads")
         if not self.head_dim:
-            multiples["hidden_size"] = "num_attention_heads"
-        for whole, part in multiples.items():
-            if getattr(self, whole) % getattr(self, part):
-                raise ConfigError(
-                    f"decoder: {whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
-                )
+            _check_multiple("decoder", self, "hidden_size", "num_attention_heads")
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise ConfigError(f"decoder: head size {self.head_dim} is odd, and RoPE rotates pairs")
@@ -143,55 +134,50 @@ class ModelConfig:
         return self.video_token_id if modal == "video" else self.image_token_id
 
 
+def _check_multiple(tower: str, config: VisionConfig | LanguageConfig, whole: str, part: str) -> None:
+    a, b = getattr(config, whole), getattr(config, part)
+    if a % b:
+        raise ConfigError(f"{tower}: {whole} {a} is not a multiple of {part} {b}")
+
+
 def preset(name: str) -> ModelConfig:
     """The released geometries: "2b" and "7b". Values from the published config.json files.
 
     Raises:
         ConfigError: for any other name.
     """
-    try:
-        return PRESETS[name.lower()]
-    except KeyError:
-        raise ConfigError(f"no preset named {name!r}; there are {', '.join(PRESETS)}") from None
+    if name.lower() not in PRESETS:
+        raise ConfigError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name.lower()]
 
 
 VISION_ENCODER = VisionConfig(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16)
 """VL3-SigLIP-NaViT, the encoder of both released models (and of SigLIP-NaViT, where stage 1 starts)."""
 
-PRESETS: dict[str, ModelConfig] = {
-    "2b": ModelConfig(
-        vision=VISION_ENCODER,
-        language=LanguageConfig(
-            vocab_size=151936,
-            hidden_size=1536,
-            intermediate_size=8960,
-            num_hidden_layers=28,
-            num_attention_heads=12,
-            num_key_value_heads=2,
-            rope_theta=1e6,
-            tie_word_embeddings=True,
-            bos_token_id=151643,
-            eos_token_ids=(151645,),
-        ),
-        image_token_id=151665,
-        video_token_id=151665,
-        dtype="bfloat16",
-    ),
-    "7b": ModelConfig(
-        vision=VISION_ENCODER,
-        language=LanguageConfig(
-            vocab_size=152064,
-            hidden_size=3584,
-            intermediate_size=18944,
-            num_hidden_layers=28,
-            num_attention_heads=28,
-            num_key_value_heads=4,
-            rope_theta=1e6,
-            bos_token_id=151643,
-            eos_token_ids=(151645,),
-        ),
-        image_token_id=151665,
-        video_token_id=151665,
-        dtype="bfloat16",
-    ),
+QWEN_1_5B = LanguageConfig(
+    vocab_size=151936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    rope_theta=1e6,
+    tie_word_embeddings=True,
+    bos_token_id=151643,
+    eos_token_ids=(151645,),
+)
+
+QWEN_7B = replace(
+    QWEN_1_5B,
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
+)
+
+PRESETS = {
+    name: ModelConfig(VISION_ENCODER, decoder, image_token_id=151665, video_token_id=151665, dtype="bfloat16")
+    for name, decoder in {"2b": QWEN_1_5B, "7b": QWEN_7B}.items()
 }

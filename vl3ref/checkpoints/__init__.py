@@ -1,10 +1,9 @@
 """Checkpoint folders <-> models and processors, in both layouts, whole and in parts."""
 
 from vl3ref.checkpoints.change import Change, apply_change, read_change
-from vl3ref.checkpoints.convert import convert
 from vl3ref.checkpoints.layouts import read_config, read_language_config, read_vision_config
 from vl3ref.checkpoints.loading import load_language_model, load_model, load_processor, load_vision_encoder
-from vl3ref.checkpoints.saving import check_saveable, save, save_model, staged, write_json
+from vl3ref.checkpoints.saving import check_saveable, convert, save, save_model, staged, write_json
 from vl3ref.checkpoints.tensor_files import TensorFiles
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from vl3ref.checkpoints import parts
 from vl3ref.checkpoints.official import NORMALISATION
-from vl3ref.checkpoints.values import Section, dtype_of, flag, only, section, token_id
+from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
 from vl3ref.hub import read_json_if_there
@@ -20,43 +20,33 @@ from vl3ref.inputs.template import SYSTEM_PROMPT
 
 MODEL_TYPES = ("video_llama_3",)
 
-PREFIXES = {
-    parts.VISION: "model.vision_model.",
-    parts.PROJECTOR: "model.projector.",
-    parts.HEAD: "lm_head.",
-    parts.LANGUAGE: "model.language_model.",
-}
-"""What names of tensors begin with: in our model, in the files."""
-
 VISUAL_TOKENS = ("<|image_pad|>", "<|video_pad|>")
 """What stands for a visual token of an image, and of a video."""
 
-PUBLISHED_IDS = (151655, 151656)
-"""Theirs in the published folders."""
+_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+CHAT_TEMPLATE = _TEMPLATE.read_text(encoding="utf-8").replace("SYSTEM_PROMPT", SYSTEM_PROMPT)
 
 
-def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
+def read_config(raw: Section, folder: Path | None) -> ModelConfig:
     """
     Args:
         folder: whose video processor says whether tokens are pruned; pruned if nothing is said.
     """
-    text = section(raw, "text_config", where)
+    nested = raw.section("text_config")
+    nested.only("model_type", *parts.DECODER_TYPES)
     # transformers 5 writes `tie_word_embeddings` beside the text_config as well as in it, and ties if either says so.
-    text["tie_word_embeddings"] = any(flag(keys, "tie_word_embeddings", where) for keys in (raw, text))
-    for key in ("bos_token_id", "eos_token_id"):
-        if text.get(key) is None:
-            text[key] = raw.get(key)
-    text.setdefault("model_type", "qwen2")
-    only(text, "model_type", tuple(parts.DECODER_TYPES), f"{where}, text_config")
-    language = parts.read_decoder(text, f"{where}, text_config", text["model_type"])
-    _, video = _processor_sections(folder) if folder else ({}, {})
+    tied = raw.flag("tie_word_embeddings") or nested.flag("tie_word_embeddings")
+    ids = {key: raw.get(key) for key in ("bos_token_id", "eos_token_id") if nested.get(key) is None}
+    text = Section({**nested.values, **ids, "tie_word_embeddings": tied}, nested.where)
+    language = parts.read_decoder(text, text.get("model_type") or "qwen2")
+    video = Section(_processor_sections(folder)[1] if folder else {}, f"{folder}, video processor")
     return ModelConfig(
-        vision=parts.read_vision(section(raw, "vision_config", where), f"{where}, vision_config"),
+        vision=parts.read_vision(raw.section("vision_config")),
         language=language,
-        image_token_id=token_id(raw, "image_token_id", where, language.vocab_size),
-        video_token_id=token_id(raw, "video_token_id", where, language.vocab_size),
-        use_token_compression=flag(video, "use_token_compression", f"{folder}, video processor", default=True),
-        dtype=dtype_of(raw if raw.get("dtype") or raw.get("torch_dtype") else text, where),
+        image_token_id=raw.token_id("image_token_id", language.vocab_size),
+        video_token_id=raw.token_id("video_token_id", language.vocab_size),
+        use_token_compression=video.flag("use_token_compression", default=True),
+        dtype=raw.dtype(),
         layout="hf",
     )
 
@@ -100,7 +90,7 @@ def with_two_ids(config: ModelConfig) -> ModelConfig:
     fit. With the released vocabulary, the published ids are taken; `saving.save` asks the tokenizer instead.
     """
     if config.language.vocab_size > 151665 and config.image_token_id == config.video_token_id == 151665:
-        return replace(config, image_token_id=PUBLISHED_IDS[0], video_token_id=PUBLISHED_IDS[1])
+        return replace(config, image_token_id=151655, video_token_id=151656)
     return config
 
 
@@ -115,7 +105,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     least = size.get("shortest_edge") or image.get("min_pixels")
     most = size.get("longest_edge") or image.get("max_pixels")
     unit = ((image.get("patch_size") or 14) * (merge or 1)) ** 2
-    settings = {
+    found = {
         "fps": video.get("fps"),
         "max_frames": video.get("max_frames"),
         "image_merge_size": merge,
@@ -123,7 +113,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
         "min_tokens": max(least // unit, 1) if least else None,
         "max_tokens": max(most // unit, 1) if most else None,
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def write_processor(config: ProcessorConfig, model: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -167,27 +157,3 @@ def _processor_sections(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         nested.get("image_processor") or read_json_if_there(folder / "preprocessor_config.json"),
         nested.get("video_processor") or read_json_if_there(folder / "video_preprocessor_config.json"),
     )
-
-
-CHAT_TEMPLATE = (
-    """\
-{#- The official VideoLLaMA 3 prompt; the processor puts a video's timestamps and tokens in place of <|video_pad|>. -#}
-{%- if messages[0].role != "system" and (add_system_prompt is not defined or add_system_prompt) -%}
-{{- "<|im_start|>system\\nSYSTEM_PROMPT<|im_end|>\\n" -}}
-{%- endif -%}
-{%- for message in messages -%}
-{{- ("<|stream_start|>stream\\n" if message.role == "stream" else "<|im_start|>" ~ message.role ~ "\\n") -}}
-{%- for part in ([message.content] if message.content is string else message.content) -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part.type == "text" -%}{{- part.text -}}
-{%- elif part.type == "image" -%}
-{%- if part.timestamp is defined -%}{{- "Time " ~ (part.timestamp | round(1)) ~ "s: " -}}{%- endif -%}
-{{- "<|image_pad|>\\n" -}}
-{%- elif part.type == "video" -%}{{- "<|video_pad|>\\n" -}}
-{%- endif -%}
-{%- endfor -%}
-{{- ("<|stream_end|>" if message.role == "stream" else "<|im_end|>\\n") -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}
-"""
-).replace("SYSTEM_PROMPT", SYSTEM_PROMPT)

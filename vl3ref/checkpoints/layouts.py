@@ -1,7 +1,7 @@
-"""Which layout a folder has, and what its config.json describes.
+"""What a folder's config.json describes, and what its files call each tensor.
 
 Layouts are told apart by `model_type`. All that is particular to one is in `official.py` or `hf.py`, two modules with
-the same functions and constants; the towers, which both hold and which have folders of their own, are in `parts.py`.
+the same functions; the towers, which both hold and which have folders of their own, are in `parts.py`.
 """
 
 from collections.abc import Mapping
@@ -9,19 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from vl3ref.checkpoints import hf, official, parts
-from vl3ref.checkpoints.values import section
+from vl3ref.checkpoints.values import Section
 from vl3ref.config import LanguageConfig, Layout, ModelConfig, VisionConfig
 from vl3ref.errors import ConfigError
 from vl3ref.hub import read_json
 
 WHOLE_TYPES = (*official.MODEL_TYPES, *hf.MODEL_TYPES)
 
-IN_FILES = {
-    **{theirs: ours for layout in (official, hf) for ours, theirs in layout.PREFIXES.items()},
-    "model.vision_encoder.vision_encoder.": parts.VISION,  # as the official trainer saves it
-    "vision_model.": parts.VISION,  # google's SigLIP
+VISION, PROJECTOR, LANGUAGE = "vision_encoder.", "projector.", "language_model."
+"""What names of tensors begin with in our model. Below these, names are the same in every layout."""
+
+HEAD = LANGUAGE + "lm_head."
+"""The head lies outside the decoder in every layout's files."""
+
+PREFIXES: dict[str, dict[Layout, str]] = {
+    HEAD: {"official": "lm_head.", "hf": "lm_head."},
+    VISION: {"official": "model.vision_encoder.", "hf": "model.vision_model."},
+    PROJECTOR: {"official": "model.mm_projector.", "hf": "model.projector."},
+    LANGUAGE: {"official": "model.", "hf": "model.language_model."},
 }
-"""What names of tensors begin with in the files of any layout, and in our model."""
+"""What they begin with in the files of each layout."""
+
+IN_FILES = {
+    **{theirs: ours for ours, layouts in PREFIXES.items() for theirs in layouts.values()},
+    "model.vision_encoder.vision_encoder.": VISION,  # as the official trainer saves it
+    "vision_model.": VISION,  # google's SigLIP
+}
+"""The reverse, for the files of any layout."""
 
 
 def module_of(layout: Layout) -> Any:
@@ -43,10 +57,8 @@ def our_name(theirs: str) -> str:
 
 def file_name(ours: str, layout: Layout) -> str:
     """A tensor's name in the files of a layout."""
-    for prefix, theirs in module_of(layout).PREFIXES.items():
-        if ours.startswith(prefix):
-            return theirs + ours.removeprefix(prefix)
-    return ours
+    known = next((prefix for prefix in PREFIXES if ours.startswith(prefix)), None)
+    return ours if known is None else PREFIXES[known][layout] + ours.removeprefix(known)
 
 
 def read_config(source: Mapping[str, Any] | str | Path) -> ModelConfig:
@@ -59,43 +71,44 @@ def read_config(source: Mapping[str, Any] | str | Path) -> ModelConfig:
     Raises:
         ConfigError: a key is missing, or has a value that changes the computation in a way not implemented here.
     """
-    raw, where, folder = _open(source)
+    raw = config_section(source)
     kind = raw.get("model_type")
     if kind not in WHOLE_TYPES:
-        raise ConfigError(f"{where}: model_type {kind!r} is not a VideoLLaMA 3 (known: {', '.join(WHOLE_TYPES)})")
-    layout = official if kind in official.MODEL_TYPES else hf
-    return layout.read_config(raw, where, folder)
+        raise ConfigError(f"{raw.where}: model_type {kind!r} is not a VideoLLaMA 3 (known: {', '.join(WHOLE_TYPES)})")
+    if kind in official.MODEL_TYPES:
+        return official.read_config(raw)
+    return hf.read_config(raw, folder=None if isinstance(source, Mapping) else Path(raw.where).parent)
 
 
 def read_vision_config(source: Mapping[str, Any] | str | Path) -> VisionConfig:
     """The vision encoder's config from a vision-only checkpoint, google's SigLIP, or either layout of a whole model."""
-    raw, where, _ = _open(source)
+    raw = config_section(source)
     kind = raw.get("model_type")
     if kind in WHOLE_TYPES:
-        return read_config(raw).vision
+        return read_config(source).vision
     if kind in parts.SIGLIP_TYPES:
-        encoder = section(raw, "vision_config", where) if kind == "siglip" else raw
-        return parts.read_vision({**parts.SIGLIP_DEFAULTS, **encoder}, where)
+        encoder = raw.section("vision_config") if kind == "siglip" else raw
+        return parts.read_vision(Section({**parts.SIGLIP_DEFAULTS, **encoder.values}, encoder.where))
     if kind in parts.VISION_TYPES:
-        return parts.read_vision(raw, where)
+        return parts.read_vision(raw)
     known = ", ".join(parts.VISION_TYPES + parts.SIGLIP_TYPES)
-    raise ConfigError(f"{where}: model_type {kind!r} is not a vision encoder (known: {known})")
+    raise ConfigError(f"{raw.where}: model_type {kind!r} is not a vision encoder (known: {known})")
 
 
 def read_language_config(source: Mapping[str, Any] | str | Path) -> LanguageConfig:
     """The decoder's config from a plain decoder's checkpoint or from either layout of a whole model."""
-    raw, where, _ = _open(source)
+    raw = config_section(source)
     kind = raw.get("model_type")
     if kind in WHOLE_TYPES:
-        return read_config(raw).language
+        return read_config(source).language
     if kind in parts.DECODER_TYPES:
-        return parts.read_decoder(raw, where, kind)
-    raise ConfigError(f"{where}: model_type {kind!r} is not a decoder (known: {', '.join(parts.DECODER_TYPES)})")
+        return parts.read_decoder(raw, kind)
+    raise ConfigError(f"{raw.where}: model_type {kind!r} is not a decoder (known: {', '.join(parts.DECODER_TYPES)})")
 
 
-def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str, Path | None]:
+def config_section(source: Mapping[str, Any] | str | Path) -> Section:
+    """A config.json, given as in `read_config`."""
     if isinstance(source, Mapping):
-        return source, "config", None
-    path = Path(source)
-    path = path / "config.json" if path.is_dir() else path
-    return read_json(path), str(path), path.parent
+        return Section(source, "config")
+    path = Path(source) / "config.json" if Path(source).is_dir() else Path(source)
+    return Section(read_json(path), str(path))

@@ -15,13 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from vl3ref.checkpoints.change import Change, apply_change
-from vl3ref.checkpoints.layouts import module_of, our_name, read_config, read_language_config, read_vision_config
-from vl3ref.checkpoints.parts import HEAD, LANGUAGE, PROJECTOR, VISION
+from vl3ref.checkpoints.layouts import (
+    HEAD,
+    LANGUAGE,
+    PROJECTOR,
+    VISION,
+    config_section,
+    module_of,
+    our_name,
+    read_config,
+    read_language_config,
+    read_vision_config,
+)
 from vl3ref.checkpoints.tensor_files import TensorFiles
-from vl3ref.checkpoints.values import DTYPES, dtype_of, end_ids
+from vl3ref.checkpoints.values import DTYPES, Section
 from vl3ref.config import ModelConfig
 from vl3ref.errors import CheckpointError, ConfigError, InputError
-from vl3ref.hub import TINY, find_checkpoint, read_json, read_json_if_there
+from vl3ref.hub import TINY, find_checkpoint, read_json_if_there
 from vl3ref.inputs.processor import Processor
 from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.tokenizer import Tokenizer
@@ -36,7 +46,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 Device = torch.device | str | None
 DType = torch.dtype | str | None
 
-SAMPLING_KEYS = ("temperature", "top_k", "top_p", "repetition_penalty")
+SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+"""What sampling does in transformers where a file does not say."""
 
 SIGLIP_DROPPED = (VISION + "embeddings.position_embedding.", VISION + "embeddings.position_ids", VISION + "head.")
 """What google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
@@ -66,10 +77,8 @@ def load_model(
     folder = find_checkpoint(source)
     config = read_config(folder)
     sampling, ends = _generation_settings(folder)
-    if ends:
-        config = replace(config, language=replace(config.language, eos_token_ids=ends))
-    device, dtype = _placement(device, dtype, config.dtype)
-    model = _fill(lambda: VideoLLaMA3(config), TensorFiles(folder), device, dtype, change=change)
+    language = replace(config.language, eos_token_ids=ends or config.language.eos_token_ids)
+    model = _load(VideoLLaMA3, replace(config, language=language), folder, device, dtype, change=change)
     model.recommended_sampling = sampling
     return model
 
@@ -81,19 +90,15 @@ def load_vision_encoder(source: str | Path, device: Device = None, dtype: DType 
     dropped, with a log message that says so.
     """
     folder = find_checkpoint(source)
-    config = read_vision_config(folder)
-    device, dtype = _placement(device, dtype, dtype_of(read_json(folder / "config.json"), str(folder)))
-    return _fill(lambda: VisionEncoder(config), TensorFiles(folder), device, dtype, part=VISION)
+    return _load(VisionEncoder, read_vision_config(folder), folder, device, dtype, part=VISION)
 
 
 def load_language_model(source: str | Path, device: Device = None, dtype: DType = None) -> LanguageModel:
     """The decoder alone: from a plain Qwen2, Qwen3 or Llama checkpoint, or out of a whole model."""
     folder = find_checkpoint(source)
     config = read_language_config(folder)
-    if ends := _generation_settings(folder)[1]:
-        config = replace(config, eos_token_ids=ends)
-    device, dtype = _placement(device, dtype, dtype_of(read_json(folder / "config.json"), str(folder)))
-    return _fill(lambda: LanguageModel(config), TensorFiles(folder), device, dtype, part=LANGUAGE)
+    config = replace(config, eos_token_ids=_generation_settings(folder)[1] or config.eos_token_ids)
+    return _load(LanguageModel, config, folder, device, dtype, part=LANGUAGE)
 
 
 def load_processor(source: str | Path = TINY, config: ModelConfig | None = None) -> Processor:
@@ -118,52 +123,6 @@ def load_processor(source: str | Path = TINY, config: ModelConfig | None = None)
     return Processor(Tokenizer.from_folder(folder), wanted)
 
 
-# ---------------------------------------------------------------------------------------------------------- tensors
-
-
-def _fill(
-    make: Callable[[], Part],
-    files: TensorFiles,
-    device: torch.device,
-    dtype: torch.dtype,
-    part: str = "",
-    change: Change | None = None,
-) -> Part:
-    """Build a module on the meta device and give every parameter its tensor.
-
-    Args:
-        part: our prefix of what the module is ("" for the whole model).
-    """
-    with torch.device("meta"):
-        module = make()
-    plain = {name: tuple(tensor.shape) for name, tensor in saved_tensors(module).items()}
-    if change is not None:
-        assert isinstance(module, VideoLLaMA3)
-        apply_change(module, change)
-    tensors = saved_tensors(module)
-    shapes = files.shapes()
-    names = _our_names(shapes, tensors, part)
-    names = _fitting(files.folder, names, shapes, tensors, plain, changed=change is not None)
-    made = [name for name, tensor in tensors.items() if not tensor.is_meta and name not in names.values()]
-    if made:
-        logger.warning(
-            "%d tensors of the change are not in %s and keep the values it gave them: %s",
-            len(made),
-            files.folder,
-            ", ".join(made[:5]) + (", ..." if len(made) > 5 else ""),
-        )
-    _place(module, device, dtype)
-    tensors = saved_tensors(module)
-    with torch.no_grad():
-        for theirs, ours in names.items():
-            read = files.read(theirs)
-            if tensors[ours].is_floating_point() and (not read.is_floating_point() or read.element_size() < 2):
-                raise CheckpointError(f"{files.folder}: {theirs} is {read.dtype}; quantised checkpoints are not read")
-            # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
-            tensors[ours].copy_(read)
-    return module.eval()
-
-
 def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint holds of a module: parameters, and buffers that were registered to be saved. A tensor with
     several names has the first."""
@@ -174,74 +133,104 @@ def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(first.values())
 
 
-def _our_names(shapes: Shapes, wanted: Mapping[str, Any], part: str) -> dict[str, str]:
-    """Name in the files -> name within our module, for what belongs to the part."""
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in saved_tensors(module).items()}
+
+
+def _load(
+    kind: Callable[[Any], Part],
+    config: Any,
+    folder: Path,
+    device: Device,
+    dtype: DType,
+    part: str = "",
+    change: Change | None = None,
+) -> Part:
+    """Build `kind(config)` on the meta device and give every parameter its tensor.
+
+    Args:
+        part: what its tensors' names begin with in a whole model.
+    """
+    device, dtype = _placement(device, dtype, folder)
+    files = TensorFiles(folder)
+    with torch.device("meta"):
+        module = kind(config)
+    original = shapes_of(module)
+    if change is not None:
+        assert isinstance(module, VideoLLaMA3)
+        apply_change(module, change)
+    names = _match(files, saved_tensors(module), original, part, changed=change is not None)
+    _give_memory(module, device, dtype)
+    tensors = saved_tensors(module)
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            read = files.read(theirs)
+            if tensors[ours].is_floating_point() and (not read.is_floating_point() or read.element_size() < 2):
+                raise CheckpointError(f"{folder}: {theirs} is {read.dtype}; quantised checkpoints are not read")
+            # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
+            tensors[ours].copy_(read)
+    return module.eval()
+
+
+def _match(
+    files: TensorFiles, tensors: Mapping[str, Tensor], original: Shapes, part: str, changed: bool
+) -> dict[str, str]:
+    """Name in the files -> name within our module, for every tensor that is to be read.
+
+    Args:
+        tensors: of the module to be filled. On the meta device: only the files can fill it.
+        original: shapes of the module before it was changed. What fits these alone is of a part that was replaced.
+
+    Raises:
+        CheckpointError: lists all that does not fit.
+    """
+    shapes = files.shapes()
     bare = part == VISION and not any(name.startswith(("model.", "vision_model.")) for name in shapes)
     a_whole_model = any(our_name(theirs).startswith(PROJECTOR) for theirs in shapes)
-    names, dropped = {}, []
-    for theirs in shapes:
+    names: dict[str, str] = {}
+    dropped, unfit, problems = [], [], []
+    for theirs, shape in shapes.items():
         whole = VISION + theirs if bare else our_name(theirs)
         ours = whole.removeprefix(part)
-        if ours in wanted:
+        place = tensors.get(ours)
+        if ours in names.values():
+            problems.append(f"twice: {ours}")
+        elif place is not None and shape == tuple(place.shape):
             names[theirs] = ours
+        elif shape == original.get(ours) and (place is None or not place.is_meta):
+            continue
+        elif place is not None:
+            unfit.append(ours)
+            problems.append(f"wrong shape: {theirs} is {shape}, the config asks for {tuple(place.shape)}")
         elif theirs.startswith(SIGLIP_TEXT) or whole.startswith(SIGLIP_DROPPED):
             dropped.append(theirs)
         elif theirs.endswith("rotary_emb.inv_freq") or whole == HEAD + "weight":
             continue  # buffers of old transformers; a tied head, which transformers may have written as a copy
         elif whole.startswith(part) or not a_whole_model:
-            names[theirs] = ours
+            problems.append(f"unexpected: {theirs} {shape}")
     if dropped:
         logger.warning("dropped (2D RoPE replaces SigLIP's position table, and there is no pooling): %s", dropped)
+    advice = ""
+    if not changed and any(not problem.startswith("twice") for problem in problems):
+        advice = "\nIf a changed model was saved here, load it whole with the change= that it was saved with."
+    absent = [name for name in tensors if name not in (*names.values(), *unfit)]
+    problems += [f"missing: {name} {tuple(tensors[name].shape)}" for name in absent if tensors[name].is_meta]
+    if problems:
+        raise CheckpointError(
+            f"the weights in {files.folder} do not fit its config.json{' and the change' if changed else ''}:\n  "
+            + "\n  ".join(problems)
+            + advice
+        )
+    if absent:
+        listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        text = "%d tensors of the change are not in %s and keep the values it gave them: %s"
+        logger.warning(text, len(absent), files.folder, listed)
     return names
 
 
-def _fitting(
-    folder: Path,
-    names: Mapping[str, str],
-    shapes: Shapes,
-    tensors: Mapping[str, Tensor],
-    plain: Shapes,
-    changed: bool,
-) -> dict[str, str]:
-    """Those of `names` that are to be read: all, but for tensors of parts that a change has replaced.
-
-    Args:
-        tensors: of the module to be filled. On the meta device: only the files can fill it.
-        plain: shapes of the module before it was changed.
-
-    Raises:
-        CheckpointError: lists all that does not fit.
-    """
-    fitting: dict[str, str] = {}
-    problems = []
-    for theirs, ours in names.items():
-        shape = shapes[theirs]
-        replaced = changed and shape == plain.get(ours)
-        if ours in fitting.values():
-            problems.append(f"twice: {ours}")
-        elif ours in tensors and shape == tuple(tensors[ours].shape):
-            fitting[theirs] = ours
-        elif replaced and (ours not in tensors or not tensors[ours].is_meta):
-            continue
-        elif ours in tensors:
-            problems.append(f"wrong shape: {theirs} is {shape}, the config asks for {tuple(tensors[ours].shape)}")
-        else:
-            problems.append(f"unexpected: {theirs} {shape}")
-    missing = [name for name, x in tensors.items() if x.is_meta and name not in names.values()]
-    problems += [f"missing: {name} {tuple(tensors[name].shape)}" for name in missing]
-    if problems:
-        hint = "\nIf a changed model was saved here, load it whole with the change= that it was saved with."
-        raise CheckpointError(
-            f"the weights in {folder} do not fit its config.json{' and the change' if changed else ''}:\n  "
-            + "\n  ".join(problems)
-            + ("" if changed or all(problem.startswith(("missing", "twice")) for problem in problems) else hint)
-        )
-    return fitting
-
-
-def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Give every parameter memory on the device, in the dtype; those that a change made keep their values. Buffers,
-    which only changes make, keep their dtype."""
+def _give_memory(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Put every parameter on the device, in the dtype; those that a change made keep their values. Buffers, which only
+    changes make, keep their dtype."""
     placed: dict[int, nn.Parameter] = {}  # parameters with several names stay one
     for owner in module.modules():
         for name, old in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
@@ -254,10 +243,8 @@ def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             setattr(owner, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
 
 
-# --------------------------------------------------------------------------------------------------------- settings
-
-
-def _placement(device: Device, dtype: DType, file_dtype: str) -> tuple[torch.device, torch.dtype]:
+def _placement(device: Device, dtype: DType, folder: Path) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype to load in, the defaults filled in."""
     name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.empty(0, device=name).device
@@ -265,26 +252,21 @@ def _placement(device: Device, dtype: DType, file_dtype: str) -> tuple[torch.dev
         raise CheckpointError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from None
     if place.type == "meta":
         raise CheckpointError("the meta device holds no weights; name one that computes")
-    wanted = ("float32" if place.type == "cpu" else file_dtype) if dtype is None else str(dtype)
-    wanted = wanted.removeprefix("torch.")
+    stored = config_section(folder).dtype()
+    wanted = str(dtype or ("float32" if place.type == "cpu" else stored)).removeprefix("torch.")
     if wanted not in DTYPES:
         raise CheckpointError(f"dtype {wanted} cannot be computed with; there are {', '.join(DTYPES)}")
     return place, getattr(torch, wanted)
 
 
-def _generation_settings(folder: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The recommended sampling and the end-of-text ids of generation_config.json, if it is there.
-
-    Values that mean "off" in transformers (top_k 0, top_p 1, a penalty of 1) are left out; sampling without a
-    temperature is sampling at 1, its default.
-    """
+def _generation_settings(folder: Path) -> tuple[dict[str, float], tuple[int, ...]]:
+    """The recommended sampling and the end-of-text ids of generation_config.json, if it is there. Settings that do
+    nothing are left out, but for the temperature."""
     path = folder / "generation_config.json"
-    raw = read_json_if_there(path)
-    sampling: dict[str, Any] = {"temperature": 1.0} if raw.get("do_sample") else {}
-    for key in SAMPLING_KEYS if raw.get("do_sample") else ():
-        value = raw.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ConfigError(f"{path}: {key} should be a number, not {value!r}")
-        if value is not None and (key, value) not in (("top_k", 0), ("top_p", 1), ("repetition_penalty", 1)):
+    raw = Section(read_json_if_there(path), str(path))
+    sampling: dict[str, float] = {}
+    for key, default in SAMPLING_DEFAULTS.items() if raw.get("do_sample") else ():
+        value = raw.read(key, "a number", lambda x: type(x) in (int, float), default)
+        if key == "temperature" or value != default:
             sampling[key] = value
-    return sampling, end_ids(raw, str(path))
+    return sampling, raw.end_ids()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vl3ref.checkpoints import parts
-from vl3ref.checkpoints.values import Section, dtype_of, flag, section, token_id
+from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
 from vl3ref.hub import read_json_if_there
@@ -18,29 +18,25 @@ from vl3ref.inputs.processor_config import ProcessorConfig
 
 MODEL_TYPES = {f"videollama3_{kind}": kind for kind in parts.DECODER_TYPES}
 
-PREFIXES = {
-    parts.VISION: "model.vision_encoder.",
-    parts.PROJECTOR: "model.mm_projector.",
-    parts.HEAD: "lm_head.",
-    parts.LANGUAGE: "model.",
-}
-"""What names of tensors begin with: in our model, in the files."""
+SAMPLING = ("fps", "max_frames", "image_merge_size", "video_merge_size")
+BUDGET = ("min_tokens", "max_tokens")
+"""Fields of ProcessorConfig in processor_config.json and in preprocessor_config.json."""
 
 VISUAL_TOKENS = ("<image>", "<image>")
 """What stands for a visual token of an image, and of a video."""
 
 
-def read_config(raw: Section, where: str, folder: Path | None) -> ModelConfig:
-    language = parts.read_decoder(raw, where, MODEL_TYPES[raw["model_type"]])
-    image_token_id = token_id(raw, "image_token_index", where, language.vocab_size)
+def read_config(raw: Section) -> ModelConfig:
+    language = parts.read_decoder(raw, MODEL_TYPES[raw.get("model_type")])
+    image_token_id = raw.token_id("image_token_index", language.vocab_size)
     return ModelConfig(
-        vision=parts.read_vision(section(raw, "vision_encoder_config", where), f"{where}, vision_encoder_config"),
+        vision=parts.read_vision(raw.section("vision_encoder_config")),
         language=language,
         image_token_id=image_token_id,
         video_token_id=image_token_id,
-        projector_depth=_projector_depth(raw.get("mm_projector_type", "mlp2x_gelu"), where),
-        use_token_compression=flag(raw, "use_token_compression", where),
-        dtype=dtype_of(raw, where),
+        projector_depth=_projector_depth(raw),
+        use_token_compression=raw.flag("use_token_compression"),
+        dtype=raw.dtype(),
         layout="official",
     )
 
@@ -76,8 +72,8 @@ def read_processor(folder: Path) -> dict[str, Any]:
     sampling = read_json_if_there(folder / "processor_config.json")
     sizes = read_json_if_there(folder / "preprocessor_config.json")
     return {
-        **{k: sampling[k] for k in ("fps", "max_frames", "image_merge_size", "video_merge_size") if k in sampling},
-        **{k: sizes[k] for k in ("min_tokens", "max_tokens") if sizes.get(k) is not None},
+        **{key: sampling[key] for key in SAMPLING if key in sampling},
+        **{key: sizes[key] for key in BUDGET if sizes.get(key) is not None},
     }
 
 
@@ -86,17 +82,13 @@ def write_processor(config: ProcessorConfig, model: ModelConfig) -> dict[str, di
     return {
         "processor_config.json": {
             "processor_class": "Videollama3Qwen2Processor",
-            "fps": config.fps,
-            "max_frames": config.max_frames,
-            "image_merge_size": config.image_merge_size,
-            "video_merge_size": config.video_merge_size,
+            **{key: getattr(config, key) for key in SAMPLING},
         },
         "preprocessor_config.json": {
             "image_processor_type": "Videollama3ImageProcessor",
             "processor_class": "Videollama3Qwen2Processor",
             **NORMALISATION,
-            "min_tokens": config.min_tokens,
-            "max_tokens": config.max_tokens,
+            **{key: getattr(config, key) for key in BUDGET},
             "patch_size": config.patch_size,
         },
     }
@@ -115,11 +107,10 @@ NORMALISATION = {
 """What happens to pixels, the same in both layouts. `resample` 3 is Pillow's bicubic."""
 
 
-def _projector_depth(kind: Any, where: str) -> int:
+def _projector_depth(raw: Section) -> int:
     """`mlpNx_gelu` -> N linear layers with exact GELU between them; `linear` is N = 1."""
-    if kind == "linear":
-        return 1
-    match = re.fullmatch(r"mlp(\d+)x_gelu", str(kind))
+    kind = raw.get("mm_projector_type") or "mlp2x_gelu"
+    match = re.fullmatch(r"mlp(\d+)x_gelu", "mlp1x_gelu" if kind == "linear" else str(kind))
     if not match or not 1 <= int(match[1]) <= 16:
-        raise ConfigError(f"{where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
+        raise ConfigError(f"{raw.where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
     return int(match[1])

@@ -1,4 +1,4 @@
-"""Modules and processors -> checkpoint folders, in either layout.
+"""Modules and processors -> checkpoint folders, in either layout; and a folder of one layout -> one of the other.
 
 Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was there
 before. A new folder appears all at once; in one that exists, files are exchanged one by one.
@@ -22,11 +22,12 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from vl3ref.checkpoints import hf
-from vl3ref.checkpoints.layouts import file_name, module_of, our_name
-from vl3ref.checkpoints.loading import saved_tensors
-from vl3ref.checkpoints.parts import DECODER_TYPES, LANGUAGE, write_decoder, write_vision
+from vl3ref.checkpoints.layouts import LANGUAGE, file_name, module_of, our_name, read_config
+from vl3ref.checkpoints.loading import load_model, load_processor, saved_tensors, shapes_of
+from vl3ref.checkpoints.parts import DECODER_TYPES, write_decoder, write_vision
 from vl3ref.config import Layout, ModelConfig
 from vl3ref.errors import ChangeError, CheckpointError
+from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.language_model import LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -44,60 +45,91 @@ OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: Layout = "official") -> Path:
     """Write a folder that `vl3ref.load` takes; in the hf layout, one that transformers' AutoProcessor takes as well.
 
-    It holds what `save_model` writes, the tokenizer and the processor's settings. In another layout than the model came
-    in, visual tokens get the ids that the layout's processor looks up by name; a tokenizer that lacks those names gets
-    them added in the folder, as long as the embedding table has rows to spare.
-
-    Returns:
-        The folder.
+    Returns the folder, which holds what `save_model` writes, the tokenizer and the processor's settings. In another
+    layout than the model came in, visual tokens get the ids that the layout's processor looks up by name; a tokenizer
+    that lacks those names gets them added in the folder, as long as the embedding table has rows to spare.
 
     Raises:
-        ConfigError, ChangeError, CheckpointError: as in `save_model`; or the vocabulary has no room for the layout's
-            visual tokens.
+        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or `folder` is a file.
     """
-    folder = Path(folder).absolute()
-    backend, config = _with_visual_tokens(processor.tokenizer.backend, model.config, layout)
-    ends = config.language.eos_token_ids
-    with staged(folder) as staging:
-        _write_model(model, config, staging, layout)
-        backend.save(str(staging / "tokenizer.json"))
-        settings: dict[str, Any] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": config.language.max_position_embeddings,
-        }
-        if ends:
-            settings |= {"eos_token": backend.id_to_token(ends[0]), "pad_token": backend.id_to_token(ends[-1])}
-        write_json(staging / "tokenizer_config.json", settings)
-        for name, content in module_of(layout).write_processor(processor.config, config).items():
-            write_json(staging / name, content)
-        if layout == "hf":
-            (staging / "chat_template.jinja").write_text(hf.CHAT_TEMPLATE, encoding="utf-8")
-    return folder
+    return save_model(model, folder, layout, processor=processor)
 
 
 def save_model(
-    model: Saveable, folder: str | Path, layout: Layout = "official", max_shard_bytes: int = SHARD_BYTES
+    model: Saveable,
+    folder: str | Path,
+    layout: Layout = "official",
+    max_shard_bytes: int = SHARD_BYTES,
+    processor: Processor | None = None,
 ) -> Path:
-    """Write weights, config.json and generation_config.json. What is written, transformers loads, unless the model was
-    changed; then `load_model` with the same change does.
+    """Write weights, config.json and generation_config.json; returns the folder.
+
+    What is written, transformers loads, unless the model was changed; then `load_model` with the same change does.
 
     Args:
         model: a whole model; or a part, which is written as a vision-only or a plain decoder's checkpoint.
         layout: of a whole model.
-
-    Returns:
-        The folder.
+        processor: of a whole model, to be written as well, as in `save`.
 
     Raises:
-        ConfigError: the layout cannot express the model.
-        ChangeError: the model was changed so that it could not be loaded again.
-        CheckpointError: `folder` is a file.
+        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or `folder` is a file.
     """
+    check_saveable(model, layout)
     folder = Path(folder).absolute()
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    tensors = saved_tensors(model)
+    described: dict[str, Any]
+    backend, files = None, {}
+    if isinstance(model, VideoLLaMA3):
+        config = model.config
+        if processor is not None:
+            backend, config = _with_visual_tokens(processor.tokenizer.backend, config, layout)
+            files = _processor_files(processor, backend, config, layout)
+        described = module_of(layout).write_config(config, dtype)
+        tensors = {file_name(name, layout): x for name, x in tensors.items()}
+    elif isinstance(model, LanguageModel):
+        keys = write_decoder(model.config)
+        described = {"architectures": [DECODER_TYPES[keys["model_type"]]], **keys, "torch_dtype": dtype}
+        tensors = {file_name(LANGUAGE + name, "official"): x for name, x in tensors.items()}
+    else:
+        keys = write_vision(model.config)
+        described = {"architectures": ["Videollama3VisionEncoderModel"], **keys, "torch_dtype": dtype}
+    files["config.json"] = described
+    if not isinstance(model, VisionEncoder):
+        decoder = described.get("text_config", described)
+        sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
+        ids = {key: decoder[key] for key in ("bos_token_id", "eos_token_id")}
+        files["generation_config.json"] = {**ids, "do_sample": bool(sampling), **sampling}
     with staged(folder) as staging:
-        _write_model(model, None, staging, layout, max_shard_bytes)
+        for name, content in files.items():
+            write_json(staging / name, content)
+        if backend is not None:
+            backend.save(str(staging / "tokenizer.json"))
+        if backend is not None and layout == "hf":
+            (staging / "chat_template.jinja").write_text(hf.CHAT_TEMPLATE, encoding="utf-8")
+        _write_shards(tensors, staging, max_shard_bytes)
     return folder
+
+
+def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
+    """Rewrite a checkpoint in another layout, its dtype kept: weights, tokenizer, processor settings, chat template.
+
+    A folder without a tokenizer is converted without one. Returns the target folder.
+
+    Args:
+        source: a checkpoint folder of either layout, or a name.
+        target: a folder that does not exist yet, or is empty.
+
+    Raises:
+        CheckpointError: the target holds files already, or the tokenizer has no room for the layout's visual tokens.
+        ConfigError: the layout cannot express the model.
+    """
+    folder, target = find_checkpoint(source), Path(target).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists and is not empty; name a new folder")
+    model = load_model(folder, device="cpu", dtype=read_config(folder).dtype)
+    has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "merges.txt"))
+    return save_model(model, target, layout, processor=load_processor(folder) if has_tokenizer else None)
 
 
 def check_saveable(model: Saveable, layout: Layout = "official", processor: Processor | None = None) -> None:
@@ -113,7 +145,7 @@ def check_saveable(model: Saveable, layout: Layout = "official", processor: Proc
     """
     if not isinstance(model, Saveable):
         raise CheckpointError(f"a {type(model).__name__} is not a model or a part of one; nothing was saved")
-    problems = []
+    format_of, problems = module_of(layout), []
     for name, x in model.state_dict(keep_vars=True).items():
         if not isinstance(x, Tensor):
             problems.append(f"{name} is a {type(x).__name__}, and only tensors are saved")
@@ -123,14 +155,14 @@ def check_saveable(model: Saveable, layout: Layout = "official", processor: Proc
             problems.append(f"{name} would be taken for {read_as}: give it another name")
     if isinstance(model, VideoLLaMA3):
         one_id = replace(model.config, video_token_id=model.config.image_token_id)  # `save` sets them by the layout
-        module_of(layout).write_config(one_id, "float32")
+        format_of.write_config(one_id, "float32")
         if processor is not None:
             _with_visual_tokens(processor.tokenizer.backend, model.config, layout)
     else:  # parts are loaded without a change
         make: Any = type(model)
         with torch.device("meta"):
-            plain = {name: tuple(x.shape) for name, x in make(model.config).state_dict().items()}
-        held = {name: tuple(x.shape) for name, x in saved_tensors(model).items()}
+            plain = shapes_of(make(model.config))
+        held = shapes_of(model)
         differing = sorted(name for name in plain.keys() | held.keys() if plain.get(name) != held.get(name))
         problems += [f"{name}: {held.get(name, 'none')} instead of {plain.get(name, 'none')}" for name in differing]
     if problems:
@@ -151,7 +183,15 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         staging.chmod(0o755)  # mkdtemp's are private
         yield staging
-        _exchange(staging, folder)
+        if not folder.exists():
+            os.rename(staging, folder)
+            return
+        new = {file.name for file in staging.iterdir()}
+        for name in sorted(new):
+            os.replace(staging / name, folder / name)
+        for old in folder.iterdir():
+            if OWN_FILES.fullmatch(old.name) and old.name not in new:
+                old.unlink()
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -177,55 +217,27 @@ def _with_visual_tokens(backend: Backend, config: ModelConfig, layout: Layout) -
     return backend, replace(config, image_token_id=image, video_token_id=video)
 
 
-def _write_model(
-    model: Saveable, config: ModelConfig | None, folder: Path, layout: Layout, max_shard_bytes: int = SHARD_BYTES
-) -> None:
-    """
-    Args:
-        config: of a whole model, if other than the model's own is to be written.
-    """
-    check_saveable(model, layout)
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    tensors = saved_tensors(model)
-    described: dict[str, Any]
-    if isinstance(model, VideoLLaMA3):
-        described = module_of(layout).write_config(config or model.config, dtype)
-        tensors = {file_name(name, layout): x for name, x in tensors.items()}
-    elif isinstance(model, LanguageModel):
-        keys = write_decoder(model.config)
-        described = {"architectures": [DECODER_TYPES[keys["model_type"]]], **keys, "torch_dtype": dtype}
-        tensors = {file_name(LANGUAGE + name, "official"): x for name, x in tensors.items()}
-    else:
-        keys = write_vision(model.config)
-        described = {"architectures": ["Videollama3VisionEncoderModel"], **keys, "torch_dtype": dtype}
-    write_json(folder / "config.json", described)
-    if not isinstance(model, VisionEncoder):
-        decoder = described.get("text_config", described)
-        sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
-        ids = {key: decoder[key] for key in ("bos_token_id", "eos_token_id")}
-        write_json(folder / "generation_config.json", {**ids, "do_sample": bool(sampling), **sampling})
-    _write_shards(tensors, folder, max_shard_bytes)
+def _processor_files(processor: Processor, backend: Backend, config: ModelConfig, layout: Layout) -> dict[str, Any]:
+    """File name -> content, of the processor's and the tokenizer's settings."""
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.language.max_position_embeddings,
+    }
+    if ends := config.language.eos_token_ids:
+        settings |= {"eos_token": backend.id_to_token(ends[0]), "pad_token": backend.id_to_token(ends[-1])}
+    return {"tokenizer_config.json": settings, **module_of(layout).write_processor(processor.config, config)}
 
 
 def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
     """One file, or several with an index; one shard at a time is held on the CPU."""
-    shards: list[list[str]] = [[]]
-    room = max_shard_bytes
-    for name, tensor in tensors.items():
-        if shards[-1] and tensor.nbytes > room:
-            shards.append([])
-            room = max_shard_bytes
-        shards[-1].append(name)
-        room -= tensor.nbytes
-    files = ["model.safetensors"]
-    if len(shards) > 1:
-        files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-            "weight_map": {name: file for names, file in zip(shards, files, strict=True) for name in names},
-        }
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_bytes)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
-    for names, file in zip(shards, files, strict=True):
+    for file, names in split.filename_to_tensors.items():
         shard: dict[str, Tensor] = {}
         seen: set[int] = set()
         for name in names:
@@ -235,16 +247,3 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: 
             seen.add(memory)
         save_file(shard, folder / file, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", folder / file)  # safetensors writes files only their owner can read
-
-
-def _exchange(staging: Path, folder: Path) -> None:
-    """Put what was written in place of what was there."""
-    if not folder.exists():
-        os.rename(staging, folder)
-        return
-    new = {file.name for file in staging.iterdir()}
-    for name in sorted(new):
-        os.replace(staging / name, folder / name)
-    for old in folder.iterdir():
-        if OWN_FILES.fullmatch(old.name) and old.name not in new:
-            old.unlink()
