@@ -299,6 +299,11 @@ def test_chat_without_stdin_ends_at_once(vl3ref_main, monkeypatch):
     assert out == "" and err.endswith("> \n")
 
 
+def test_chat_does_not_begin_with_wrong_options(vl3ref_main, typed):
+    typed("Hello")
+    assert "error: temperature should be" in vl3ref_main("chat", "--temperature", "-1", rc=2)[1]
+
+
 # ---------------------------------------------------------------------------------- what is printed, and interruptions
 
 

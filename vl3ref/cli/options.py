@@ -37,6 +37,8 @@ CONTROL_CHARACTERS = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0
 def say(text: str, end: str = "\n", err: bool = False) -> None:
     """Print to stdout or stderr. Files and pipes get the text as it is."""
     stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed: vl3ref ask ... >&-
+        return
     print(text.translate(CONTROL_CHARACTERS) if stream.isatty() else text, end=end, file=stream, flush=True)
 
 
@@ -141,8 +143,9 @@ class AnswerOptions(MediaOptions):
         names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         sampling = (model.recommended_sampling if self.sample else {}) | given
+        greedy = Sampling(**sampling).temperature == 0
         unused = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "seed") if name in given]
-        if unused and Sampling(**sampling).temperature == 0:
+        if greedy and unused:
             note(f"note: greedy decoding does not use {', '.join(unused)}; give --temperature or --sample")
         lengths = {"max_new_tokens": self.max_tokens, "min_new_tokens": self.min_tokens}
         return {**lengths, **sampling, "pruner": self.pruner}
