@@ -1,4 +1,4 @@
-"""Write docs/media/tinyworld: clips and pictures that vl3-tiny is asked about, in the style of its world, as H.264 and PNG.
+"""Write docs/media/tinyworld: clips and pictures that vl3-tiny is asked about, as H.264 and PNG.
 
 python scripts/make_media.py [FOLDER]
 """

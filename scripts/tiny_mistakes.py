@@ -8,39 +8,29 @@ import sys
 from collections import Counter
 
 import vl3ref
-from vl3ref.tinyworld import held_out
-from vl3ref.tinyworld.examination import SEED
-from vl3ref.training.samples import to_conversation
+from vl3ref.tinyworld import Answer, examine
 
 
 def main(questions: int) -> None:
-    model, processor = vl3ref.load(device="cpu")
-    for skill, kind_of in {"position": position, "time": time, "reading": reading}.items():
-        tally: Counter[tuple[str, bool]] = Counter()
-        for sample in held_out(skill, SEED, questions):
-            *asked, told = to_conversation(sample)
-            answer = processor.decode(model.generate(processor(asked), 24)[0])
-            question, right = asked[-1]["content"][-1]["text"], told["content"]
-            tally[kind_of(question, right, answer), answer == right] += 1
+    kinds = {"position": position, "time": time, "reading": reading}
+    for skill, score in examine(*vl3ref.load(device="cpu"), list(kinds), questions).items():
+        tally = Counter((kinds[skill](answer), answer.right) for answer in score.answers)
         for kind in sorted({kind for kind, _ in tally}):
-            print(f"{skill}, {kind}: {tally[kind, True]} right, {tally[kind, False]} wrong")
+            print(f"{skill}, {kind}: {tally[kind, True]} right, {tally[kind, False]} wrong", flush=True)
 
 
-def position(question: str, *_: str) -> str:
-    return "to another thing" if "een from" in question else "in the picture"
+def position(answer: Answer) -> str:
+    return "relative to another thing" if "een from" in answer.question else "in the picture"
 
 
-def time(_: str, right: str, answer: str) -> str:
+def time(answer: Answer) -> str:
     """By how many seconds the answer is off."""
-    seconds = [re.search(r"[\d.]+", text) for text in (right, answer)]
-    if not all(seconds):
-        return "no time"
-    first, second = (float(found[0]) for found in seconds if found)
-    return f"{abs(second - first):.1f} seconds off"
+    seconds = [float(found[0]) for text in (answer.expected, answer.given) if (found := re.search(r"\d+\.\d+", text))]
+    return f"{abs(seconds[0] - seconds[1]):.1f} seconds off" if len(seconds) == 2 else "no time"
 
 
-def reading(_: str, right: str, __: str) -> str:
-    return "numbers" if right.isdigit() else "words"
+def reading(answer: Answer) -> str:
+    return "numbers" if answer.expected.isdigit() else "words"
 
 
 if __name__ == "__main__":
