@@ -81,7 +81,7 @@ class KVCache:
         return [held + offset for held, offset in zip(self.lengths, self.offsets, strict=True)]
 
     def step(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> Step:
-        """Plan for so many new tokens of each conversation, at positions counted from 0 (None: 0, 1, 2, ...)."""
+        """Plan for `lengths` new tokens of the conversations, at positions counted from 0 (None: 0, 1, 2, ...)."""
         past = list(self.lengths)
         if any(past) and positions is None and all(n == 1 for n in lengths):
             slots = torch.tensor(past, device=self.device)
@@ -137,7 +137,7 @@ class KVCache:
             self.offsets = [position - held for position, held in zip(following, self.lengths, strict=True)]
 
     def reserve(self, lengths: Sequence[int]) -> None:
-        """Make room for so many more tokens of each conversation, keeping what is held."""
+        """Make room for `lengths` more tokens of the conversations, keeping what is stored."""
         missing = max(held + new for held, new in zip(self.lengths, lengths, strict=True)) - self.capacity
         if missing > 0:
             self._replace(lambda x: F.pad(x, (0, 0, 0, missing)))

@@ -41,7 +41,7 @@ def _kept_share(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Floa
     dim = 2 * len(frequencies)
 
     def pair_with(turns: float) -> float:
-        """The (fractional) pair that makes so many turns within the pretraining context."""
+        """The (fractional) pair that makes `turns` full turns within the pretraining context."""
         return dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(pair_with(scaling.beta_fast)), 0)
