@@ -26,7 +26,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 SIDE, CACHE, BUFFER = {"cpu": 3072, "cuda": 8192}, 2**25, 2**30
 """Of square matrices; bytes that a processor's last cache is taken to hold, and that none holds."""
 
-Numbers, Output = Sequence[float], tuple[bool, str]
+Numbers = Sequence[float]
+Output = tuple[bool, str]
 """One for each turn; whether both sides computed the same, without which a ratio means nothing, and a note on it."""
 
 
@@ -50,13 +51,11 @@ def beside(what: str, repeats: int, runs: dict[str, Any], output: Output, scale:
     first turn warms up, and no turn begins after a minute once there are three."""
     gc.collect()
     gc.disable()
-    for run in runs.values():
-        run()
-    start, turns = timer(), []
-    while len(turns) < repeats and (len(turns) < 3 or timer() - start < 60):
+    start, turns = timer(), list[list[float]]()
+    while len(turns) <= repeats and (len(turns) <= 3 or timer() - start < 60):
         turns.append([run() for run in runs.values()])
     gc.enable()
-    ours, theirs, *limits = zip(*turns, strict=True)
+    ours, theirs, *limits = zip(*turns[1:], strict=True)
     reached = [median(a / b for a, b in zip(limit, ours, strict=True)) for limit in limits]
     named = [f"{part:.0%} of {name}" for part, name in zip(reached, [*runs][2:], strict=True)]
     return line(what, ours, theirs, output, "ms", scale, ", ".join(named))
@@ -66,16 +65,17 @@ def line(what: str, ours: Numbers, theirs: Numbers, output: Output, unit: str, s
     """Numbers are seconds (unit "ms") or bytes ("MiB"). The ratio is `scale` times theirs / ours."""
     equal, note = output
     size = {"ms": 1e-3, "MiB": 2**20}[unit]
-    ratio = spread([scale * b / a for a, b in zip(ours, theirs, strict=True)], ".2f") if equal else ""
+    ratios = [scale * b / a for a, b in zip(ours, theirs, strict=True) if equal and a > 0]
     amounts = [f"{spread([value / size for value in values], '.4g')} {unit}" for values in (ours, theirs)]
     note = f"{'' if equal else 'NOT EQUAL: '}{note}; turns: {len(ours)}"
-    return " | ".join([what, *amounts, ratio, best if equal else "", note])
+    return " | ".join([what, *amounts, spread(ratios, ".2f"), best if equal else "", note])
 
 
 def spread(values: Numbers, form: str) -> str:
     """The median and, in brackets, the quartiles."""
-    points = quantiles(values if len(values) > 1 else [*values] * 2, method="inclusive")
-    low, middle, high = (format(point, form) for point in points)
+    if len(values) < 2:
+        return "".join(format(value, form) for value in values)
+    low, middle, high = (format(value, form) for value in quantiles(values, method="inclusive"))
     return f"{middle} ({low} to {high})"
 
 
