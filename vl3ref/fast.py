@@ -76,27 +76,35 @@ class CapturedStep:
     def __init__(self, compiled: bool = False) -> None:
         self.compute = compiled_static_step() if compiled else static_step
         self.captured_for: Any = None
+        self.lengths: list[int] = []
 
     def __call__(self, decoder: LanguageModel, cache: KVCache, tokens: Int[Tensor, " rows"]) -> Tensor:
         if not cache.keys[0].is_cuda:
             raise InputError("CUDA graphs can be captured on a GPU alone; use eager_step or CompiledStep() here")
         if self.captured_for is not cache.keys[0]:
             self._capture(decoder, cache)
+        elif self.lengths != cache.lengths:  # the cache was used otherwise since the last step
+            self._place(cache)
         self.tokens.copy_(tokens)
         with torch.cuda.device(cache.device):
             self.graph.replay()
         cache.advance([1] * len(tokens))
+        self.lengths = list(cache.lengths)
         return self.logits
 
+    def _place(self, cache: KVCache) -> None:
+        """Where the next tokens go. The graph moves both on by itself."""
+        self.slots.copy_(torch.tensor(cache.lengths))
+        self.positions.copy_(torch.tensor(cache.next_positions))
+
     def _capture(self, decoder: LanguageModel, cache: KVCache) -> None:
-        self.slots = torch.tensor(cache.lengths, device=cache.device)
-        self.positions = torch.tensor(cache.next_positions, device=cache.device)
-        self.tokens = torch.zeros_like(self.slots)
-        starts = self.slots.clone(), self.positions.clone()
+        self.tokens, self.slots, self.positions = torch.zeros(
+            3, len(cache.lengths), dtype=torch.int64, device=cache.device
+        )
+        self._place(cache)
         with torch.cuda.device(cache.device):  # a capture's stream is the current device's, which may be another one
             self._advance(decoder, cache)  # outside the capture, where libraries may still allocate
-            self.slots.copy_(starts[0])
-            self.positions.copy_(starts[1])
+            self._place(cache)  # what that wrote is overwritten
             self.graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.Stream(cache.device)
             # thread_local: another thread may allocate meanwhile
