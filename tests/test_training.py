@@ -641,7 +641,7 @@ def test_what_could_not_be_saved_or_loaded_again_is_found_before_the_first_step(
         Run(tmp_path, "ssss").train(swapped)
     assert rows(tmp_path) == [] and listing(tmp_path) == []
     monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(TrainingError, match=r"a checkpoint takes 0\.0 GB and 0\.0 are free"):
+    with pytest.raises(TrainingError, match=r"has 0\.0 GB free; a checkpoint takes 0\.0"):
         Run(tmp_path, "ssss").train()
 
 

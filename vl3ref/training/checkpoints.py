@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from vl3ref import checkpoints as model_folders
 from vl3ref.checkpoints import Change, apply_change, load_model, load_processor
-from vl3ref.errors import TrainingError, VL3Error
+from vl3ref.errors import TrainingError
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.training.distributed import Processes
@@ -92,67 +93,111 @@ def finish(folder: Path, dtype: str, change: Change | None = None) -> Path:
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None
     model = load_model(checkpoint, "cpu", dtype, change=change)
-    return model_folders.save(model, load_processor(checkpoint), folder / "final")
+    model_folders.save(model, load_processor(checkpoint), folder / "final")
+    return folder / "final"
 
 
-def rehearse(folder: Path, model: nn.Module, files: ModelFiles, processes: Processes) -> None:
-    """Write the model and read it back before the first step, so that no steps are lost because it cannot be saved.
+@dataclass
+class Checkpoints:
+    """A run's checkpoints. Every process of the run calls every method, and gives or takes its share.
 
-    Raises:
-        TrainingError: it cannot, or what was written is not what is read; or the disk has no room for a checkpoint.
+    Attributes:
+        folder: of the run.
+        model, optimiser: what is saved and restored.
+        files: how the model's parameters lie in a checkpoint's folder.
+        keep: checkpoints kept at a time.
+        processes: the first of them writes.
     """
-    parameters: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
-    if processes.first:
-        trial = folder / ".checkpoint-trial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+
+    folder: Path
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    files: ModelFiles
+    keep: int
+    processes: Processes
+
+    def rehearse(self) -> None:
+        """Write the model and read it back, so that no step is lost because it cannot be saved.
+
+        Raises:
+            TrainingError: it cannot be, or the disk has no room for a checkpoint.
+        """
+        parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
             # AdamW's two moments lie beside the weights; all are float32.
-            needed = sum(4 * x.numel() * (3 if x.requires_grad else 1) for x in model.parameters())
-            if (free := shutil.disk_usage(folder).free) < needed:
-                raise TrainingError(f"a checkpoint takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} are free")
-            files.write(parameters, trial)
-            found = files.read(trial)
-            _check_fit(found, model)
-            for name, tensor in found.items():
-                if not torch.equal(tensor.nan_to_num(), parameters[name].nan_to_num()):
-                    raise TrainingError(f"{name} comes back with other numbers")
-        except (VL3Error, RuntimeError) as error:
+            needed = sum(4 * x.numel() * (3 if x.requires_grad else 1) for x in self.model.parameters())
+            if (free := shutil.disk_usage(self.folder).free) < needed:
+                raise TrainingError(
+                    f"{self.folder} has {free / 1e9:.1f} GB free; a checkpoint takes {needed / 1e9:.1f}"
+                )
+            trial = self.folder / ".checkpoint-trial"
+            try:
+                self.files.write(parameters, trial)
+                found = self.files.read(trial)
+                _check_fit(found, self.model)
+                for name, tensor in found.items():
+                    if not torch.equal(tensor.nan_to_num(), parameters[name].nan_to_num()):
+                        raise ValueError(f"{name} comes back with other numbers")
+            except (ValueError, RuntimeError) as error:
+                raise TrainingError(
+                    f"this run's checkpoints could not be saved and loaded again: {error}\nA model whose parts were "
+                    "swapped needs the function that swaps them: --change file.py:function, or change="
+                ) from None
+            finally:
+                shutil.rmtree(trial, ignore_errors=True)
+        self.processes.wait()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of `state["step"]`, and remove all but the newest `keep`."""
+        parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
+        moments = get_optimizer_state_dict(self.model, self.optimiser, options=WHOLE)
+        if self.processes.first:
+            target = self.folder / f"checkpoint-{state['step']:06}"
+            staging = self.folder / f".{target.name}"
+            for leftover in self.folder.glob(".*checkpoint-*"):  # of runs that were killed while they wrote or removed
+                shutil.rmtree(leftover, ignore_errors=True)
+            _remove(target)
+            self.files.write(parameters, staging)
+            torch.save({**state, "optimiser": moments}, staging / "trainer.pt")
+            os.rename(staging, target)
+            for old in checkpoints(self.folder)[: -self.keep]:
+                _remove(old)
+        self.processes.wait()
+
+    def restore(self, checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a checkpoint's parameters and moments in place. Returns the state that was saved with them.
+
+        The optimiser keeps its own settings (learning rates, weight decay): a run may be resumed with lower ones.
+
+        Args:
+            state: of this run; its title and order have to be those of the run that wrote the checkpoint.
+
+        Raises:
+            TrainingError: the checkpoint is of another model, of a run of another title or with other batches, or
+                damaged.
+        """
+        settings = [{name: x for name, x in group.items() if name != "params"} for group in self.optimiser.param_groups]
+        try:
+            saved = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
+            if saved["title"] != state["title"]:
+                raise ValueError(f"it is of {saved['title']}, not of {state['title']}")
+            for name in sorted(saved["order"].keys() & state["order"].keys()):
+                if (before := saved["order"][name]) != (now := state["order"][name]):
+                    raise ValueError(f"its {name.replace('_', ' ')} is {before}, this run's {now}")
+            parameters: dict[str, Any] = dict(self.files.read(checkpoint))
+            _check_fit(parameters, self.model)
+            set_model_state_dict(self.model, parameters, options=SPREAD)
+            set_optimizer_state_dict(self.model, self.optimiser, saved.pop("optimiser"), options=SPREAD)
+        except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
             raise TrainingError(
-                f"{folder}: this run's checkpoints could not be saved and loaded again: {error}\nA model whose parts "
-                "were swapped needs the function that swaps them: --change file.py:function, or change="
+                f"{checkpoint} does not fit this run ({reason}); give the options it was started with, --change among "
+                "them, or another folder"
             ) from None
-        finally:
-            shutil.rmtree(trial, ignore_errors=True)
-    processes.wait()
-
-
-def save(
-    folder: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    state: dict[str, Any],
-    files: ModelFiles,
-    keep: int,
-    processes: Processes,
-) -> None:
-    """Write the checkpoint of `state["step"]`, and remove all but the newest `keep`.
-
-    All processes call it, and all give their share.
-    """
-    parameters: dict[str, Any] = get_model_state_dict(model, options=WHOLE)
-    moments = get_optimizer_state_dict(model, optimiser, options=WHOLE)
-    if processes.first:
-        target = folder / f"checkpoint-{state['step']:06}"
-        staging = folder / f".{target.name}"
-        for leftover in folder.glob(".*checkpoint-*"):  # of runs that were killed while they wrote or removed one
-            shutil.rmtree(leftover, ignore_errors=True)
-        _remove(target)
-        files.write(parameters, staging)
-        torch.save({**state, "optimiser": moments}, staging / "trainer.pt")
-        os.rename(staging, target)
-        for old in checkpoints(folder)[:-keep]:
-            _remove(old)
-    processes.wait()
+        for group, own in zip(self.optimiser.param_groups, settings, strict=True):
+            group.update(own)
+        return dict(saved)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -161,45 +206,6 @@ def _remove(checkpoint: Path) -> None:
         hidden = checkpoint.with_name(f".old-{checkpoint.name}")
         os.rename(checkpoint, hidden)
         shutil.rmtree(hidden)
-
-
-def restore(
-    checkpoint: Path,
-    state: Mapping[str, Any],
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    files: ModelFiles,
-) -> dict[str, Any]:
-    """Put a checkpoint's parameters and moments in place. Returns the rest of the state that was saved.
-
-    The optimiser's settings (learning rates, weight decay) stay what they are: a run may be resumed with lower ones.
-
-    Args:
-        state: of this run; its title and order have to be those of the run that wrote the checkpoint.
-
-    Raises:
-        TrainingError: the checkpoint is of another model, of a run of another title or with other batches, or damaged.
-    """
-    settings = [{name: x for name, x in group.items() if name != "params"} for group in optimiser.param_groups]
-    try:
-        saved = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
-        if saved["title"] != state["title"]:
-            raise ValueError(f"it is of {saved['title']}, not of {state['title']}")
-        for name in sorted(saved["order"].keys() & state["order"].keys()):
-            if (before := saved["order"][name]) != (now := state["order"][name]):
-                raise ValueError(f"its {name.replace('_', ' ')} is {before}, this run's {now}")
-        parameters: dict[str, Any] = dict(files.read(checkpoint))
-        _check_fit(parameters, model)
-        set_model_state_dict(model, parameters, options=SPREAD)
-        set_optimizer_state_dict(model, optimiser, saved.pop("optimiser"), options=SPREAD)
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise TrainingError(
-            f"{checkpoint} does not fit this run ({str(error).splitlines()[0]}); give the options it was started "
-            "with, --change among them, or another folder"
-        ) from None
-    for group, own in zip(optimiser.param_groups, settings, strict=True):
-        group.update(own)
-    return dict(saved)
 
 
 def _check_fit(parameters: Mapping[str, Tensor], model: nn.Module) -> None:

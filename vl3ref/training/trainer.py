@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vl3ref.errors import TrainingError
 from vl3ref.training.batches import Batch
-from vl3ref.training.checkpoints import ModelFiles, latest_checkpoint, rehearse, restore, save
+from vl3ref.training.checkpoints import Checkpoints, ModelFiles, latest_checkpoint
 from vl3ref.training.distributed import Processes, clip_gradients
 from vl3ref.training.run_log import RunLog
 from vl3ref.training.stages import BATCH, BETAS, CLIP, EPSILON, MAX_TOKENS, WARM_UP
@@ -101,8 +101,12 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             groups, betas=BETAS, eps=EPSILON, weight_decay=self.plan.weight_decay, fused=True
         )
+        self.checkpoints = Checkpoints(
+            self.folder, self.model, self.optimiser, self.files, self.plan.keep, self.processes
+        )
         self.device = next(self.model.parameters()).device
-        self.steps = self.plan.steps or 0
+        assert self.plan.steps is not None
+        self.steps = self.plan.steps
         self.step = self.seen = self.broken = 0
 
     def run(self, resume: bool = False) -> None:
@@ -145,15 +149,7 @@ class Trainer:
                 }
                 log.write(self.step, figures)
                 if self.step % self.plan.save_every == 0 or self.step == self.steps:
-                    save(
-                        self.folder,
-                        self.model,
-                        self.optimiser,
-                        self._state(),
-                        self.files,
-                        self.plan.keep,
-                        self.processes,
-                    )
+                    self.checkpoints.save(self._state())
 
     def _accumulate(self, batch: Batch, targets: float) -> float:
         """The gradients of the mean loss over all targets of the step, however it is cut into packs or spread over
@@ -166,25 +162,25 @@ class Trainer:
             pack = pack.to(self.device)  # one at a time: the pixels of a whole step can be 10 GB
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.plan.bfloat16)):
                 loss = self.loss(self.model, pack)
-            if loss.requires_grad:  # text, where the decoder is frozen, passes by all that is trained
+            if loss.requires_grad:  # a pack of text depends on nothing that trains if the decoder is frozen
                 # Processes average their gradients, but the loss is a sum over all of them.
                 (loss * (weight * self.processes.world / targets)).backward()
             summed += weight * float(loss.detach())
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:  # AdamW passes over such a one, moments and all, where nothing was seen
+                if parameter.grad is None:  # nothing to see in this step; AdamW would not even decay its moments
                     parameter.grad = torch.zeros_like(parameter)
         return self.processes.total(summed)[0] / targets
 
     def _begin(self, resume: bool) -> None:
-        """Make sure that checkpoints can be written, or take up the newest one."""
+        """Make sure that checkpoints can be written; or continue from the newest one."""
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint is None:
-            rehearse(self.folder, self.model, self.files, self.processes)
+            self.checkpoints.rehearse()
         elif not resume:
             raise TrainingError(f"{self.folder} holds a run already; give --resume to continue it, or another folder")
         else:
-            state = restore(checkpoint, self._state(), self.model, self.optimiser, self.files)
+            state = self.checkpoints.restore(checkpoint, self._state())
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
 
     def _state(self) -> dict[str, Any]:
