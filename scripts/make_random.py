@@ -1,4 +1,4 @@
-"""Write a full-size checkpoint of random weights in the official layout, to try a geometry without the real weights.
+"""Write a full-size checkpoint of random weights in the official layout, to try a geometry without its checkpoint.
 
     python scripts/make_random.py 2b FOLDER --tokenizer tests/goldens/tokenizer
 

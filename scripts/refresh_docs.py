@@ -1,6 +1,6 @@
-"""Run the commands that docs/parity.md names, and put what they print in their places.
+"""Run the commands that a page names, and put what they print in their places.
 
-    python scripts/refresh_docs.py [PAGE [WORD]]      only commands that hold the word
+    python scripts/refresh_docs.py [PAGE [WORD]]      docs/parity.md by default; only commands that hold the word
 
 A page holds blocks of the form
 
@@ -8,7 +8,7 @@ A page holds blocks of the form
     ...
     <!-- end -->
 
-Each command is run from the root of the repository and writes its whole table to the file it names; the block gets the
+Each command is run from the root of the repository and writes its table to the file it names. The block gets the
 command, what the table says of itself, its summary, and a link.
 """
 
@@ -35,18 +35,18 @@ def refresh(page: Path, word: str) -> None:
         if done.returncode not in (0, 1):  # 1: rows past the tolerance, which the summary says
             raise SystemExit(done.stderr)
         table = ROOT / words[words.index("--markdown") + 1]
-        said, _, _ = table.read_text(encoding="utf-8").partition("\n| ")
-        table.write_text(f"# {table.stem}\n\n`{command}`\n\n" + table.read_text(encoding="utf-8"), encoding="utf-8")
-        picture = ""
+        content = table.read_text(encoding="utf-8")
+        table.write_text(f"# {table.stem}\n\n`{command}`\n\n{content}", encoding="utf-8")
+        summary, _, _ = content.partition("\n| ")
+        link = f"[All rows]({os.path.relpath(table, page.parent)})."
         if "--plot" in words:
             plot = os.path.relpath(ROOT / words[words.index("--plot") + 1], page.parent)
-            picture = f"\n\n![errors along the data flow]({plot})"
-        link = f"[All rows]({os.path.relpath(table, page.parent)})"
-        return f"<!-- run: {command} -->\n```\n{command}\n```\n{said.strip()} {link}.{picture}\n<!-- end -->"
+            link += f"\n\n![errors along the data flow]({plot})"
+        return f"<!-- run: {command} -->\n```\n{command}\n```\n{summary.strip()} {link}\n<!-- end -->"
 
     page.write_text(BLOCK.sub(run, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    named = [*sys.argv[1:], str(ROOT / "docs" / "parity.md"), ""] if len(sys.argv) < 2 else [*sys.argv[1:], ""]
-    refresh(Path(named[0]).absolute(), named[1])
+    page = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else ROOT / "docs" / "parity.md"
+    refresh(page, word=sys.argv[2] if len(sys.argv) > 2 else "")

@@ -274,8 +274,8 @@ def recorded(model: VideoLLaMA3, video: ModelInputs) -> Activations:
 def test_a_recording_is_in_the_order_of_the_data_flow(recorded: Activations) -> None:
     names = list(recorded)
     blocks = [f"vision.layers.{n}{branch}" for n in range(11) for branch in (".attention", ".mlp", "")]
-    assert names[:34] == ["vision.patch_embedding", *blocks]
-    assert names[34:39] == ["vision.norm", "vision.merged", "keep_mask", "projected", "embeddings"]
+    assert names[:35] == ["keep_mask", "vision.patch_embedding", *blocks]
+    assert names[35:39] == ["vision.norm", "vision.merged", "projected", "embeddings"]
     assert names[39] == "language.layers.0.attention" and names[-3:] == ["language.norm", "logits", "next_ids"]
 
 
@@ -326,7 +326,7 @@ def test_a_file_that_others_wrote_may_leave_out_lengths_and_modals_and_use_int32
         tmp_path / "theirs.safetensors",
     )
     found, inputs = load_activations(tmp_path / "theirs.safetensors")
-    assert list(found) == ["logits", "decoder.layers.0", "vision.layers.last"]
+    assert list(found) == ["decoder.layers.0", "logits", "vision.layers.last"]
     assert inputs is not None and inputs.modals == ["video"] and inputs.lengths.tolist() == [len(video.input_ids)]
     assert inputs.input_ids.dtype == inputs.grid_sizes.dtype == inputs.merge_sizes.dtype == torch.int64
 

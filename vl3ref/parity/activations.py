@@ -1,19 +1,18 @@
-"""Named activations of a forward pass, in the order of the data flow.
+"""Named activations of a forward pass, in the order in which they are computed.
 
 Names do not depend on the implementation, so that a port in any language can write the same ones:
 
-    input_ids, pixels                                        what goes in (input.* in a file, whole)
+    input_ids, pixels, keep_mask                             before the model: what goes in, and which tokens are kept
     vision.patch_embedding
     vision.layers.N.attention, .mlp, (nothing)               what each branch adds, and the residual stream after it
     vision.norm, vision.merged                               after the last norm; after the token merge
-    keep_mask, projected, embeddings                         projected: of kept tokens; embeddings: after the splice
+    projected, embeddings                                    of kept tokens; after the splice
     language.layers.N.attention, .mlp, (nothing)
     language.norm, logits, next_ids
 
 Patches are in merge-block order, as the processor writes them and transformers has them.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -31,14 +30,10 @@ from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 
 Activations = dict[str, Tensor]
-"""Name -> tensor on the CPU, packed (no batch axis), in the order in which they are computed."""
-
-FLOW = (
-    *("input_ids", "pixels", "vision.patch_embedding", "vision.layers", "vision.norm", "vision.merged", "keep_mask"),
-    *("projected", "embeddings", "language.layers", "language.norm", "logits", "next_ids"),
-)
+"""Name -> tensor on the CPU, packed (no batch axis)."""
 
 INPUT_AXES = {"input_ids": 1, "lengths": 1, "pixel_values": 2, "grid_sizes": 2, "merge_sizes": 1}
+"""What a file of activations holds of the inputs, as `input.*`."""
 
 
 @torch.no_grad()
@@ -50,7 +45,7 @@ def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Acti
     keep_mask = output.keep_mask.cpu()
     if "projected" in found:
         found["projected"] = found["projected"][keep_mask]
-    return in_order({**found, "keep_mask": keep_mask, "logits": output.logits.cpu(), "next_ids": ids.cpu()})
+    return {"keep_mask": keep_mask, **found, "logits": output.logits.cpu(), "next_ids": ids.cpu()}
 
 
 @contextmanager
@@ -99,19 +94,14 @@ def record_modules(
 
 def _keep(calls: dict[str, list[Tensor]], name: str, module: nn.Module, *values: Any) -> None:
     """A hook; the last of the values is a call's arguments before it, and its output after it."""
-    if (x := _main_tensor(values[-1])) is not None:
-        x = x.detach().cpu()
-        x = x.flatten(0, -2) if x.ndim > 2 else x
-        calls[name] = [*calls.pop(name, []), x]  # now the last of the dictionary
-
-
-def _main_tensor(value: Any) -> Tensor | None:
-    """The first of a tuple; the main field of a transformers output."""
+    value = values[-1]
     if isinstance(value, tuple | list):
         value = value[0] if value else None
-    for field in ("last_hidden_state", "logits"):
+    for field in ("last_hidden_state", "logits"):  # of transformers' outputs
         value = getattr(value, field, value)
-    return value if isinstance(value, Tensor) else None
+    if isinstance(value, Tensor):
+        x = value.detach().cpu()
+        calls[name] = [*calls.pop(name, []), x.flatten(0, -2) if x.ndim > 2 else x]  # now the last of the dictionary
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -122,23 +112,10 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts if rows else [part.flatten() for part in parts])
 
 
-def in_order(activations: Activations) -> Activations:
-    """Sorted along the data flow; names that are not ours come last, as they were."""
-
-    def place(name: str) -> tuple[int, int, str]:
-        layer = re.fullmatch(r"(.+\.layers)\.(\d+)(\.attention|\.mlp|)", name)
-        stem, number, branch = layer.groups() if layer else (name, 0, "")
-        if stem not in FLOW:
-            return len(FLOW), 0, ""
-        return FLOW.index(stem), int(number), branch or "~"  # the block follows its branches
-
-    return {name: activations[name] for name in sorted(activations, key=place)}
-
-
 def save_activations(path: str | Path, activations: Activations, inputs: ModelInputs | None = None) -> None:
-    """Write activations, and the inputs they come from as `input.*`, to a safetensors file."""
+    """Write activations, and the inputs they come from, to a safetensors file."""
     tensors = dict(activations)
-    metadata = {"format": "pt"}
+    metadata = {"format": "pt", "order": ",".join(activations)}
     if inputs is not None:
         given = {name: getattr(inputs, name) for name in INPUT_AXES}
         tensors |= {f"input.{name}": x for name, x in given.items() if x is not None}
@@ -157,27 +134,28 @@ def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata() or {}
+            metadata, names = file.metadata() or {}, set(file.keys())
+            order = [name for name in metadata.get("order", "").split(",") if name in names]
+            tensors = {name: file.get_tensor(name) for name in [*order, *sorted(names - set(order))]}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as a safetensors file: {error}") from None
     given = {name: _input(path, name, tensors.pop(f"input.{name}", None)) for name in INPUT_AXES}
     ids, grids = given["input_ids"], given["grid_sizes"]
     if ids is None:
-        return in_order(tensors), None
+        return tensors, None
     if given["lengths"] is None:
         given["lengths"] = torch.tensor([len(ids)])
     modals = ["video" if frames > 1 else "image" for frames, *_ in grids.tolist()] if grids is not None else []
     if metadata.get("modals"):
         modals = metadata["modals"].split(",")
-    return in_order(tensors), ModelInputs(**given, modals=modals)  # type: ignore[arg-type]
+    return tensors, ModelInputs(**given, modals=modals)  # type: ignore[arg-type]
 
 
 def _input(path: str | Path, name: str, x: Tensor | None) -> Tensor | None:
     if x is None:
         return None
-    if x.ndim != INPUT_AXES[name] or (name == "grid_sizes" and x.shape[1] != 3):
-        axes = INPUT_AXES[name]
+    axes = INPUT_AXES[name]
+    if x.ndim != axes or (name == "grid_sizes" and x.shape[1] != 3):
         raise InputError(f"input.{name} in {path} is {tuple(x.shape)}, but should have {axes} axes, packed")
     if x.is_floating_point() != (name == "pixel_values"):
         raise InputError(f"input.{name} in {path} holds {str(x.dtype).removeprefix('torch.')}")

@@ -61,8 +61,8 @@ def difference(
     precise = precise.detach().cpu().double() if precise is not None else None
     apart = (ours - reference).abs()
     return Difference(
-        name=name,
-        shape=tuple(ours.shape),
+        name,
+        tuple(ours.shape),
         equal=torch.equal(ours, reference),
         max_abs=apart.max().item() if apart.numel() else 0.0,
         mean_abs=apart.mean().item() if apart.numel() else 0.0,

@@ -14,7 +14,7 @@ from vl3ref.checkpoints.layouts import file_name
 from vl3ref.errors import InputError
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.parity.activations import Activations, in_order, record_towers
+from vl3ref.parity.activations import Activations, record_towers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,10 +34,9 @@ def reference_model(model: VideoLLaMA3, attention: str = "sdpa") -> "PreTrainedM
     config = transformers.VideoLlama3Config(**{k: v for k, v in described.items() if k != "architectures"})
     their_name = "flash_attention_2" if attention == "flash" else attention
     try:
+        their_class = transformers.VideoLlama3ForConditionalGeneration  # its imports fail under "meta" in torch 2.6
         with torch.device("meta"):
-            reference = transformers.VideoLlama3ForConditionalGeneration._from_config(
-                config, attn_implementation=their_name
-            )
+            reference = their_class._from_config(config, attn_implementation=their_name)
     except (ImportError, ValueError) as error:
         raise InputError(f"transformers cannot use {attention} attention here: {error}") from None
     ours: dict[str, Tensor] = {file_name(name, "hf"): parameter for name, parameter in model.named_parameters()}
@@ -86,7 +85,8 @@ def record_reference(
 ) -> Activations:
     """Every named activation of transformers' model with our weights, for one conversation.
 
-    There is no keep_mask: not transformers' model prunes, but its processor, and it gets the tokens that ours keeps.
+    The model gets the tokens that ours keeps. keep_mask is what transformers' video processor keeps, at its threshold
+    of 0.1; without torchvision, which that imports, there is none.
 
     Raises:
         InputError: it has images and videos: transformers encodes the two kinds apart, in another order than ours.
@@ -100,8 +100,9 @@ def record_reference(
         logits = reference(**given).logits[0]
     if (keep_mask := given.get("video_compression_mask")) is not None:
         found["projected"] = found["projected"][keep_mask.cpu()]
+        found |= _their_keep_mask(inputs)
     ids = reference_answer(reference, given, new_tokens)
-    return in_order({**found, "logits": logits.cpu(), "next_ids": ids.cpu()})
+    return {**found, "logits": logits.cpu(), "next_ids": ids.cpu()}
 
 
 def reference_answer(reference: Any, given: dict[str, Tensor], new_tokens: int) -> Tensor:
@@ -109,6 +110,16 @@ def reference_answer(reference: Any, given: dict[str, Tensor], new_tokens: int) 
     length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
     ids = reference.generate(**given, **length, do_sample=False, pad_token_id=0)
     return ids[0, given["input_ids"].shape[1] :]
+
+
+def _their_keep_mask(inputs: ModelInputs) -> Activations:
+    try:
+        from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
+    except ImportError:
+        return {}
+    assert inputs.pixel_values is not None
+    mask_of: Any = VideoLlama3VideoProcessor._get_compression_mask
+    return {"keep_mask": mask_of(None, inputs.pixel_values.cpu().clone(), inputs.grid_sizes, inputs.merge_sizes)}
 
 
 def import_transformers() -> Any:

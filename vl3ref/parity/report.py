@@ -101,17 +101,17 @@ class Report:
             from matplotlib.figure import Figure
         except ImportError:
             raise InputError("plots need matplotlib: pip install 'vl3ref[plots]'") from None
-        rows = [row for row in self.rows if row.shape and row.name not in ("keep_mask", "input_ids", "next_ids")]
-        series = {"difference between the two": [row.relative for row in rows]}
-        if any(row.our_error is not None for row in rows):
-            series = {
-                "reference, distance from float64": [row.reference_error or 0.0 for row in rows],
-                "ours, distance from float64": [row.our_error or 0.0 for row in rows],
-            }
+        rows = [row for row in self.rows if row.name not in ("keep_mask", "input_ids", "next_ids")]
+        series: dict[str, list[float | None]] = {
+            "ours from the reference": [row.relative for row in rows],
+            "the reference from float64": [row.reference_error for row in rows],
+            "ours from float64": [row.our_error for row in rows],
+        }
         figure = Figure(figsize=(max(6.0, 0.09 * len(rows) + 4), 4.2), layout="constrained")
-        axes = figure.add_subplot(yscale="log", ylabel="relative error (rms)")
+        axes = figure.add_subplot(yscale="log", ylabel="relative distance (rms)")
         for label, values in series.items():
-            axes.plot([value or math.nan for value in values], label=label, linewidth=1.4)
+            if any(values):
+                axes.plot([value or math.nan for value in values], label=label, linewidth=1.4)
         step = max(1, len(rows) // 24)
         axes.set_xticks(range(0, len(rows), step), [row.name for row in rows[::step]], rotation=90, fontsize=7)
         axes.grid(alpha=0.3)

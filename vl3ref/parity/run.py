@@ -1,8 +1,4 @@
-"""One comparison from end to end: a model, an input, both implementations, and ours again in float64.
-
-They run one after another on the same parameters, and only activations are kept, on the CPU. The float64 run comes
-last, because it widens the parameters in place.
-"""
+"""One comparison from end to end: a model, an input, both implementations, and ours again in float64."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -36,13 +32,10 @@ def run_parity(
         model: its parameters are float64 afterwards if `float64` is asked for: load it again to use it further.
         inputs: one conversation, with text, and images or videos but not both.
         reference: somebody else's activations; default: transformers' on the same parameters.
-        attention: transformers' implementation: sdpa, eager or flash.
-        in_exact_mode: run ours in transformers' order (`vl3ref.parity.exact`).
         float64: also run ours in float64, to say which of the two is nearer to it. (transformers cannot be run in
             float64: its norms and rotations go through float32.)
-        new_tokens: greedy ids to compare.
-        before: our and the reference's activations ahead of the model (`compare_processing`).
-        tolerance, about: see `compare_activations`.
+        before: our activations ahead of the model, and transformers' (`compare_processing`).
+        attention, new_tokens, tolerance, about: see `record_reference` and `compare_activations`.
 
     Returns:
         The report, and our activations.
@@ -52,8 +45,8 @@ def run_parity(
     if reference is None:
         reference = before[1] | record_reference(model, inputs, attention, new_tokens)
     precise = None
-    if float64:
-        for parameter in model.parameters():  # one at a time, so that both copies are never held whole
+    if float64:  # last, in place, and one parameter at a time, so that the model is never held twice
+        for parameter in model.parameters():
             parameter.data = parameter.data.double()
         precise = record(model, inputs.to(dtype=torch.float64), 1)
     return compare_activations(ours, reference, precise, tolerance, about), ours
