@@ -1,7 +1,7 @@
 """`vl3ref parity`: where our numbers and transformers' differ, and which are nearer to float64."""
 
 import platform
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,9 +50,11 @@ def parity(
 
     Ends with exit code 1 if a row is past the tolerance.
     """
-    from vl3ref.parity.activations import load_activations, save_activations
+    from vl3ref.parity.activations import load_activations, record, record_in_float64, save_activations
+    from vl3ref.parity.compare import compare_activations
+    from vl3ref.parity.exact import exact as exact_mode
     from vl3ref.parity.processing import compare_processing
-    from vl3ref.parity.run import run_parity
+    from vl3ref.parity.reference import record_reference
     from vl3ref.parity.synthetic import random_geometry, synthetic_inputs
 
     for path in (dump, markdown, json, plot):
@@ -67,13 +69,16 @@ def parity(
     if frames < 1:
         raise InputError(f"--frames should be at least 1, not {frames}")
 
-    reference, given = load_activations(against) if against else (None, None)
     processor: Any = None
+    given: Any = None
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    if against:
+        theirs, given = load_activations(against)
     if random:
         network: Any = random_geometry(random, layers, *_placement(device, dtype))
     else:
         network, processor = load(model or "vl3-tiny", device, dtype)
-    before: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     if given is not None:
         inputs, source = given, f"inputs of {against}"
     elif file:
@@ -85,7 +90,8 @@ def parity(
             part["max_frames"] = frames
         conversation = [{"role": "user", "content": [part, {"type": "text", "text": question}]}]
         inputs, source = processor(conversation, **({"max_tokens": visual_tokens} if visual_tokens else {})), file
-        before = compare_processing(processor, find_checkpoint(model or "vl3-tiny"), conversation, inputs)
+        ours, before = compare_processing(processor, find_checkpoint(model or "vl3-tiny"), conversation, inputs)
+        theirs = theirs or before
     else:
         inputs, source = synthetic_inputs(network.config, synthetic, (frames, 12, 16)), f"a synthetic {synthetic}"
 
@@ -96,18 +102,12 @@ def parity(
         "order": "transformers' (exact mode)" if exact else "fast",
     }
     with status("running both implementations"):
-        report, ours = run_parity(
-            network,
-            inputs,
-            reference,
-            attention=attention,
-            in_exact_mode=exact,
-            float64=float64,
-            new_tokens=new_tokens,
-            tolerance=tolerance,
-            before=before,
-            about=about,
-        )
+        with exact_mode(network) if exact else nullcontext():
+            ours |= record(network, inputs, new_tokens)
+        if not against:
+            theirs |= record_reference(network, inputs, attention, new_tokens)
+        precise = record_in_float64(network, inputs) if float64 else None
+    report = compare_activations(ours, theirs, precise, tolerance, about)
     console = Console()
     if not console.is_terminal:
         console.width = 120  # in a file, or a pipe, there is no edge to fit to

@@ -48,6 +48,14 @@ def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Acti
     return {"keep_mask": keep_mask, **found, "logits": output.logits.cpu(), "next_ids": ids.cpu()}
 
 
+def record_in_float64(model: VideoLLaMA3, inputs: ModelInputs) -> Activations:
+    """`record` with every parameter widened, in place and one at a time, so that the model is never held twice: load it
+    again to use it further. (transformers cannot be run in float64: its norms and rotations go through float32.)"""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.double()
+    return record(model, inputs.to(dtype=torch.float64), new_tokens=1)
+
+
 @contextmanager
 def record_towers(vision: nn.Module, projector: nn.Module, language: nn.Module) -> Iterator[Activations]:
     """`record_modules` for a whole model. Ours and transformers' name the modules inside their towers alike."""

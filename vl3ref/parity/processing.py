@@ -21,18 +21,20 @@ from vl3ref.parity.reference import import_transformers
 def compare_processing(
     processor: Processor, folder: Path, conversation: Sequence[dict[str, Any]], inputs: ModelInputs
 ) -> tuple[Activations, Activations]:
-    """`input_ids` and `pixels` of a conversation: ours, and transformers' from the same frames and sizes."""
-    ours: Activations = {"input_ids": inputs.input_ids}
-    theirs: Activations = {"input_ids": reference_ids(processor, folder, conversation, inputs)}
-    if inputs.pixel_values is not None:
-        patch = processor.config.patch_size
-        contents = [part for message in conversation for part in parts(message["content"]) if is_visual(part)]
-        pixels = [
-            reference_pixels(_frames(part, processor), (h * patch, w * patch), merge)
-            for part, (_, (_, h, w), merge, _) in zip(contents, inputs.visuals(), strict=True)
-        ]
-        ours["pixels"], theirs["pixels"] = inputs.pixel_values, torch.cat(pixels)
-    return ours, theirs
+    """`input_ids` and `pixels` of a conversation about one image or video: ours, and transformers' from the same frames
+    and sizes."""
+    ((_, (_, h, w), merge, _),) = inputs.visuals()
+    (part,) = (part for message in conversation for part in parts(message["content"]) if is_visual(part))
+    if part["type"] == "image":
+        frames = [load_image(part["image"])]
+    else:
+        options = {key: part.get(key, getattr(processor.config, key)) for key in ("fps", "max_frames")}
+        frames = list(open_video(part["video"], **options).frames())
+    patch = processor.config.patch_size
+    pixels = reference_pixels(frames, (h * patch, w * patch), merge)
+    ids = reference_ids(processor, folder, conversation, inputs)
+    assert inputs.pixel_values is not None
+    return {"input_ids": inputs.input_ids, "pixels": inputs.pixel_values}, {"input_ids": ids, "pixels": pixels}
 
 
 def reference_ids(
@@ -40,22 +42,21 @@ def reference_ids(
 ) -> Tensor:
     """The prompt by transformers' tokenizer and a Jinja chat template, with every visual token, before DiffFP.
 
-    transformers' own processor, which needs torchvision, would put the frames in place of each placeholder.
+    transformers' own processor, which needs torchvision, would put the frames in place of the placeholder.
     """
+    ((_, (t, _, _), _, modal),), (tokens,), (source,) = (
+        inputs.visuals(),
+        inputs.tokens_per_visual(),
+        inputs.sources or [],
+    )
     tokenizer = import_transformers().PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     text: Any = tokenizer.apply_chat_template(
         conversation, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
     )
-    for (_, (t, _, _), _, modal), tokens, source in zip(
-        inputs.visuals(), inputs.tokens_per_visual(), inputs.sources or [], strict=True
-    ):
-        frame = tokenizer.convert_ids_to_tokens(processor.config.token_id_for(modal)) * (tokens // t)
-        written = frame
-        if modal == "video":
-            written = ",".join(f"Time {time:.1f}s:{frame}" for time in source.timestamps or [])
-        # Placeholder and visual token may be the same: the mark keeps what is written from being replaced again.
-        text = text.replace("<|video_pad|>" if modal == "video" else "<|image_pad|>", f"\0{written}\0", 1)
-    return torch.tensor(tokenizer(text.replace("\0", ""), add_special_tokens=False).input_ids)
+    frame = tokenizer.convert_ids_to_tokens(processor.config.token_id_for(modal)) * (tokens // t)
+    times = [f"Time {time:.1f}s:" for time in source.timestamps or []] if modal == "video" else [""]
+    text = text.replace(f"<|{modal}_pad|>", ",".join(time + frame for time in times), 1)
+    return torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def reference_pixels(frames: list[RGB], size: Size, merge: int) -> Tensor:
@@ -78,10 +79,3 @@ def reference_pixels(frames: list[RGB], size: Size, merge: int) -> Tensor:
         image = processor.normalize(image, processor.image_mean, processor.image_std)
         patches.append(torch.from_numpy(processor.patchify(image, processor.patch_size, merge, 1)[0].copy()))
     return torch.cat(patches)
-
-
-def _frames(part: dict[str, Any], processor: Processor) -> list[RGB]:
-    if part["type"] == "image":
-        return [load_image(part["image"])]
-    options = {key: part.get(key, getattr(processor.config, key)) for key in ("fps", "max_frames")}
-    return list(open_video(part["video"], **options).frames())
