@@ -19,7 +19,7 @@ folder, clip, question = sys.argv[1:4]
 processor = vl3ref.load_processor(folder)
 clip = {"type": "video", "video": clip, "max_frames": 3}
 inputs = processor([{"role": "user", "content": [clip, question]}], max_tokens=150)
-keep = vl3ref.model.diff_fp.DiffFP()(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes, inputs.modals)
+keep = vl3ref.model.diff_fp.DiffFP()(inputs)
 video = inputs.input_ids == processor.config.video_token_id
 kept = torch.ones_like(video)
 kept[video] = keep
