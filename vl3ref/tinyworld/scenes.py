@@ -1,6 +1,6 @@
 """Scenes of the small world: coloured shapes in the cells of a board, and questions about them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -57,7 +57,7 @@ def new_board(rng: np.random.Generator, sizes: Sequence[tuple[int, int]]) -> Boa
     return Board(columns, rows, *canvas_size(rng, columns, rows))
 
 
-def board_text(board: Board, things: dict[Cell, Thing]) -> str:
+def board_text(board: Board, things: Mapping[Cell, Thing]) -> str:
     """What each cell holds, as text: "red circle, empty; empty, blue star"."""
     cells = [str(things.get(cell, "empty")) for cell in board.cells]
     rows = [cells[start : start + board.columns] for start in range(0, len(cells), board.columns)]
