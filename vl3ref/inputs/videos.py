@@ -30,6 +30,9 @@ FOLDER_RATE = 3.0
 GIF_RATE = 25.0
 """Frames a second, as the official loader takes folders and GIFs."""
 
+TEXT_SUFFIXES = (".txt", ".nfo", ".asc", ".ans", ".diz", ".ice", ".art", ".vt")
+"""ffmpeg would paint the letters of such files as frames."""
+
 SLACK = 1e-4
 """Seconds by which a frame may miss a boundary: decord gives times as float32."""
 
@@ -254,6 +257,8 @@ def _evenly(count: int, most: int | None) -> np.ndarray:
 def _open_file(path: Path, cut: Cut) -> SampledVideo:
     import decord
 
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        raise InputError(f"{path} cannot be read as a video: it is a text file")
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path))
