@@ -58,6 +58,12 @@ def loaded() -> tuple[Any, Any]:
     return vl3ref.load("vl3-tiny", device="cpu")
 
 
+@cache
+def sample_of(index: int) -> Mapping[str, Any]:
+    """Of a world with all kinds."""
+    return TinyWorld(SEED, ALL)[index]
+
+
 def frames_of(sample: Mapping[str, Any]) -> np.ndarray:
     return np.stack(sample["image"]) if "image" in sample else sample["video"][0]
 
@@ -104,15 +110,13 @@ def test_the_samples_are_those_that_vl3_tiny_was_trained_on() -> None:
 
 
 def test_other_seeds_are_other_worlds() -> None:
-    first, second = ({digest(TinyWorld(seed, ALL)[i]) for i in range(200)} for seed in (SEED, SEED + 1))
-    assert not first & second
+    other = TinyWorld(SEED + 1, ALL)
+    assert not {digest(sample_of(i)) for i in range(60)} & {digest(other[i]) for i in range(60)}
 
 
 def test_the_order_of_the_mixture_does_not_matter() -> None:
     turned = dict(reversed(ALL.items()))
-    assert [digest(TinyWorld(SEED, turned)[i]) for i in range(20)] == [
-        digest(TinyWorld(SEED, ALL)[i]) for i in range(20)
-    ]
+    assert [digest(TinyWorld(SEED, turned)[i]) for i in range(20)] == [digest(sample_of(i)) for i in range(20)]
 
 
 # -------------------------------------------------------------------------------------------------------- what there is
@@ -122,11 +126,10 @@ NAMES = re.compile("|".join([*PALETTE, *ideal_shapes(), *FIELDS, "number", "word
 
 
 def test_every_skill_is_asked_for_in_several_wordings() -> None:
-    world = TinyWorld(SEED, ALL)
     wordings: dict[str, Counter[str]] = {skill: Counter() for skill in [*SKILLS, "inventory"]}
     readers = set()
     for index in range(600):
-        sample = world[index]
+        sample = sample_of(index)
         for question, _ in asked(sample):
             reader = find_reader(question, "video" in sample)
             readers.add(reader)
@@ -145,9 +148,9 @@ def test_kinds_come_as_often_as_the_mixture_says() -> None:
         return "chart" if found in ("bars", "line") else found
 
     world = TinyWorld(SEED, {"scene": 2, "sign": 1, "chart": 0.5, "clip": 0.5})
-    counted = Counter(kind(world[i]) for i in range(800))
+    counted = Counter(kind(world[i]) for i in range(400))
     for name, share in {"scene": 0.5, "sign": 0.25, "document": 0.0, "chart": 0.125, "clip": 0.125}.items():
-        assert counted[name] / 800 == pytest.approx(share, abs=0.06)
+        assert counted[name] / 400 == pytest.approx(share, abs=0.07)
 
 
 @pytest.mark.parametrize("turns", [1, 3, 6])
@@ -173,8 +176,7 @@ def test_no_answer_gives_another_away(turns: int) -> None:
 
 
 def test_sizes_and_proportions_differ() -> None:
-    world = TinyWorld(SEED, ALL)
-    sizes = Counter(frames_of(world[i]).shape[1:3] for i in range(400))
+    sizes = Counter(frames_of(sample_of(i)).shape[1:3] for i in range(400))
     assert len(sizes) > 50
     for height, width in sizes:
         assert 45 <= height <= 95 and 45 <= width <= 95
@@ -335,8 +337,8 @@ def test_the_targets_are_the_answers(as_text: dict[str, float]) -> None:
 def test_text_samples_say_what_the_others_show() -> None:
     shown, text = TinyWorld(SEED, ALL), TinyWorld(SEED, ALL, as_text=AS_TEXT)
     mentioned = Counter()
-    for index in range(300):
-        picture, words = shown[index], text[index]
+    for index in range(150):
+        picture, words = sample_of(index), text[index]
         assert not {"image", "video", "timestamps"} & words.keys()
         assert list(asked(words)) == list(asked(picture))
         [front, *rest] = [turn["value"].rpartition("\n")[0] for turn in words["conversations"][::2]]
@@ -354,7 +356,7 @@ def test_text_samples_say_what_the_others_show() -> None:
             if skill == "time":
                 assert answer.split()[1] in times
                 mentioned[skill] += 1
-    assert len(mentioned) == 5 and min(mentioned.values()) > 10
+    assert len(mentioned) == 5 and min(mentioned.values()) > 5
 
 
 def test_a_clip_as_text_says_each_frame_once() -> None:
@@ -481,8 +483,8 @@ def test_training_never_sees_the_examination(samples: int) -> None:
         pixels = hash(frames_of(sample).tobytes())
         yield from ((pixels, question) for question, _ in asked(sample))
 
-    exam = {pair for skill in SKILLS for sample in held_out(skill, EXAMINATION_SEED, 20) for pair in seen(sample)}
-    assert len(exam) == 20 * len(SKILLS)
+    exam = {pair for skill in SKILLS for sample in held_out(skill, EXAMINATION_SEED, 8) for pair in seen(sample)}
+    assert len(exam) == 8 * len(SKILLS)
     for seed, phase in enumerate(PHASES, start=1):
         world = TinyWorld(seed, phase.mixture, easy=phase.easy)
         assert not any(pair in exam for index in range(samples) for pair in seen(world[index]))
