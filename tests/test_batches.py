@@ -231,7 +231,7 @@ def test_the_processor_decides_how_finely_things_are_seen(image: int, video: int
     assert grey.tokens_per_visual() == [1] and count_targets(grey) == 0
 
 
-def test_a_batch_counts_what_is_in_it() -> None:
+def test_a_batch_counts_what_is_in_it(model: VideoLLaMA3) -> None:
     for world in (1, 2):
         batches = [conversations(Mixed("tgtb"), 4, rank=rank, world=world, pack_tokens=1)[0] for rank in range(world)]
         assert sum(batch.samples for batch in batches) == 4
@@ -241,6 +241,8 @@ def test_a_batch_counts_what_is_in_it() -> None:
         for batch in batches:
             if world > 1:  # each pack has something to see, and one stands by that counts if it is weighed
                 assert all(pack.modals for pack in batch.packs) and count_targets(batch.filler) == 1
+                dropped = model(batch.filler, batch.filler.labels, pruner=lambda *_: torch.zeros(1, dtype=torch.bool))
+                assert bool(dropped.loss.isfinite())
             else:
                 assert not any(pack.modals for pack in batch.packs) and batch.filler is None
 

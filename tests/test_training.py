@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 import vl3ref
 from tests.helpers import ROOT
 from tests.small_runs import STAGE, Killed, Mixed, Run, arm, column, processor, raise_killed, rows, small_model
+from tests.test_change_training import learned_positions, pixel_shuffle
 from vl3ref.checkpoints import load_model, save_model
 from vl3ref.errors import CheckpointError, TrainingError
 from vl3ref.inputs.processor import Processor
@@ -64,6 +65,8 @@ from vl3ref.training.stages import (
     parameter_groups,
 )
 from vl3ref.training.trainer import Plan, Trainer, schedule
+
+pytestmark = pytest.mark.filterwarnings("ignore:stage-1 trains")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -179,9 +182,8 @@ def test_a_stage_says_what_its_user_may_not_expect() -> None:
     assert list(cautions(TINY[2], tiny, processor())) == []
     assert "keeps every visual token" in next(cautions(TINY[1], tiny, processor()))
     with torch.device("meta"):
-        large = nn.ModuleDict({"projector": nn.Linear(10_000, 10_000)})
-        large.pruner = None
-    assert len(list(cautions(OFFICIAL_2B[2], large, processor()))) == 1  # the merge size alone
+        tiny.language_model.wide = nn.Linear(10_000, 10_000)  # no longer tiny
+    assert list(cautions(OFFICIAL_2B[2], tiny, processor())) == [merge]
 
 
 def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_path: Path) -> None:
@@ -1071,6 +1073,22 @@ def test_what_was_put_together_trains_in_stage_1_and_is_loaded_again(sources: So
         assert torch.equal(tensor, model.state_dict()[name])
         assert torch.equal(tensor, before[name]) == name.startswith("language_model."), name
     assert again.tokenizer.special("<image>") == model.config.image_token_id
+
+
+def test_a_change_is_made_before_the_parts_are_filled(sources: Sources) -> None:
+    def change(model: VideoLLaMA3) -> None:
+        pixel_shuffle(model)
+        learned_positions(model)
+
+    model, _ = assemble(sources.vision, sources.decoder, change)
+    expected, found = sources.model.state_dict(), model.state_dict()
+    new = {name for name in found if name not in expected or found[name].shape != expected[name].shape}
+    assert new == {f"vision_encoder.embeddings.{axis}.weight" for axis in ("rows", "columns")} | {
+        "projector.readout.0.weight"
+    }
+    filled = {name for name in found if not name.startswith("projector.")} - new
+    assert all(torch.equal(found[name], expected[name]) for name in filled)
+    assert all(bool(found[name].any()) and not found[name].is_meta for name in new)
 
 
 def test_a_decoder_without_room_for_the_new_tokens_is_refused(sources: Sources, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Conversations(Dataset[Batch]):
             # often: packs without visuals get a grey one that nothing is trained on, and a filler stands by.
             grey = grey_frame(self.processor)
             batch.packs = [pack if pack.modals else join([pack, grey]) for pack in batch.packs]
-            batch.filler = replace(grey, labels=grey.input_ids)
+            batch.filler = replace(grey, labels=torch.tensor([IGNORE_INDEX, IGNORE_INDEX, int(grey.input_ids[2])]))
         return batch
 
     @property
@@ -189,17 +189,15 @@ def cut(inputs: ModelInputs, most: int, processor: Processor) -> ModelInputs:
 
 
 def grey_frame(processor: Processor) -> ModelInputs:
-    """A conversation of one grey visual token (a frame of a video) and a text token, neither of them trained on."""
+    """A conversation of a grey visual token (a frame of a video) between two text tokens, none of them trained on."""
     config = processor.config
-    merge = config.video_merge_size
+    merge, text = config.video_merge_size, min({0, 1, 2} - {config.image_token_id, config.video_token_id})
     return ModelInputs(
-        input_ids=torch.tensor(
-            [config.video_token_id, min({0, 1, 2} - {config.image_token_id, config.video_token_id})]
-        ),
-        lengths=torch.tensor([2]),
+        input_ids=torch.tensor([text, config.video_token_id, text]),
+        lengths=torch.tensor([3]),
         pixel_values=torch.zeros(merge**2, 3 * config.patch_size**2),
         grid_sizes=torch.tensor([[1, merge, merge]]),
         merge_sizes=torch.tensor([merge]),
         modals=["video"],
-        labels=torch.full((2,), IGNORE_INDEX),
+        labels=torch.full((3,), IGNORE_INDEX),
     )

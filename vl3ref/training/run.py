@@ -11,6 +11,7 @@ from torch import Tensor
 
 import vl3ref
 from vl3ref.checkpoints import Change
+from vl3ref.errors import InputError
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -53,9 +54,12 @@ def train(
 
     Raises:
         TrainingError: the run cannot go on; or, before its first step, its checkpoints could not be saved.
-        CheckpointError, AnnotationError: what it should start from cannot be read.
+        CheckpointError, InputError: what it should start from cannot be read.
     """
-    stage = OFFICIAL_2B[stage - 1] if isinstance(stage, int) else stage
+    if isinstance(stage, int):
+        if not 1 <= stage <= 4:
+            raise InputError(f"the paper has stages 1, 2, 3 and 4, not {stage}")
+        stage = OFFICIAL_2B[stage - 1]
     samples = data if isinstance(data, Samples) else Annotations(data, media)
     folder, device, plan = Path(folder), own_device(device), plan or Plan()
     if not isinstance(model, tuple):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from vl3ref.inputs.processor import Processor
+from vl3ref.model.diff_fp import DiffFP, keep_all
+from vl3ref.model.videollama3 import VideoLLaMA3
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict[str, objec
             yield {"name": part, "params": parameters, "lr": lr}
 
 
-def cautions(stage: Stage, model: nn.Module, processor: Processor) -> Iterator[str]:
+def cautions(stage: Stage, model: VideoLLaMA3, processor: Processor) -> Iterator[str]:
     """What the stage will do to this model that its user may not expect, a sentence each."""
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     slow = {part: lr for part, lr in stage.learning_rates.items() if lr is not None and lr < SMALL_LR}
@@ -120,5 +122,5 @@ def cautions(stage: Stage, model: nn.Module, processor: Processor) -> Iterator[s
         before, now = getattr(processor.config, f"{kind}_merge_size"), getattr(stage, f"{kind}_merge_size")
         if before != now:
             yield f"{stage.name} trains with {kind}_merge_size {now}, and saves it; the checkpoint came with {before}"
-    if not stage.prune and isinstance(model.pruner, nn.Module):
+    if not stage.prune and model.pruner is not keep_all and not isinstance(model.pruner, DiffFP):
         yield f"{stage.name} keeps every visual token: the model's own pruner does not run, and is saved as it is"
