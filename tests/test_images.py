@@ -148,7 +148,7 @@ def test_unreadable_exif_does_not_spoil_a_picture(tmp_path: Path) -> None:
         ),
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arrays_of_every_shape_and_depth_become_rgb_bytes(array: np.ndarray) -> None:
     full = {"u1": 1, "u2": 257, "b1": 1 / 255}[array.dtype.str[1:]]
     values = (array if array.ndim == 3 else array[:, :, None]).astype(np.float64)[:, :, :3] / full

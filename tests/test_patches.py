@@ -47,7 +47,7 @@ def test_sizes_equal_the_official_ones_save_where_a_side_would_be_zero() -> None
     st.sampled_from([1, 7, 600, 16384]),
     st.integers(1, 64),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_size_is_a_positive_multiple_of_a_visual_token(
     items: list[tuple[int, int, int, int]], max_tokens: int, min_tokens: int
 ) -> None:
@@ -120,7 +120,7 @@ def assert_equals_case(pixels: torch.Tensor, name: str) -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_patches_are_listed_in_merge_blocks_of_one_visual_token(t: int, rows: int, columns: int, merge: int) -> None:
     height, width = rows * merge * 14, columns * merge * 14
     frames = noise(t, height, width, 3)

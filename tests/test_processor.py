@@ -102,7 +102,7 @@ turns = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "
     st.sampled_from([16384, 40]),
     st.sampled_from([1, 2]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_several_conversations_packed_equal_each_alone(
     conversations: list, system: bool, generation: bool, max_tokens: int, merge: int
 ) -> None:
@@ -242,7 +242,7 @@ def test_every_visual_token_is_traced_to_its_source_frame_time_and_box() -> None
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 3), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_boxes_of_a_frame_tile_the_original_exactly(height: int, width: int, frames: int, still: bool) -> None:
     part = image(height, width) if still else video(frames, height, width)
     inputs = qwen_processor()(user(part))

@@ -76,7 +76,7 @@ def split(ids: list[int], special: set[int]) -> list[int | str]:
 
 
 @given(conversations, st.booleans(), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_only_the_templates_own_tokens_are_special_and_all_text_decodes_to_itself(
     conversation: list[dict], system: bool, generation: bool
 ) -> None:

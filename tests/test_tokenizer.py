@@ -72,7 +72,7 @@ def test_qwens_vocabulary_is_whole() -> None:
 
 
 @given(text=texts)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_kind_of_files_gives_the_same_ids(tokenizers: dict[str, Tokenizer], text: str) -> None:
     expected = tokenizers["json"].encode(text)
     for tokenizer in tokenizers.values():
@@ -118,7 +118,7 @@ def test_a_missing_special_token_is_an_error_that_names_it() -> None:
 
 
 @given(texts)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_never_becomes_a_special_token_and_decodes_to_itself(text: str) -> None:
     tokenizer = qwen_tokenizer()
     ids, starts = tokenizer.encode(text)
@@ -169,7 +169,7 @@ def trimming() -> Tokenizer:
 
 
 @given(texts)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_where_tokens_begin_does_not_depend_on_the_files_post_processor(text: str) -> None:
     assert trimming().encode(text) == tiny_tokenizer().encode(text)
 
@@ -188,20 +188,20 @@ def check_stream(ids: list[int]) -> None:
 
 
 @given(texts, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_streamed_pieces_join_to_the_text_also_when_cut_within_a_character(text: str, data: st.DataObject) -> None:
     ids, _ = qwen_tokenizer().encode(text)
     check_stream(ids[: data.draw(st.integers(0, len(ids)))])
 
 
 @given(st.lists(st.one_of(st.integers(0, 255), st.integers(0, 151667)), max_size=20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_streamed_pieces_join_to_the_text_of_any_ids(ids: list[int]) -> None:
     check_stream(ids)
 
 
 @given(texts.filter(lambda text: "\ufffd" not in text))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_streamed_piece_shows_half_a_character(text: str) -> None:
     assert not any("\ufffd" in piece for piece in streamed(qwen_tokenizer().encode(text)[0]))
 

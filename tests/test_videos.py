@@ -163,7 +163,7 @@ def check_choice(indices: list[int], timestamps: np.ndarray, count: int, cut: Cu
 
 
 @given(times, cuts(), st.floats(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.filterwarnings("ignore:nothing is shown")
 def test_choosing_by_time_keeps_to_the_cut_and_in_order(edges: np.ndarray, cut: Cut, offset: float) -> None:
     starts, ends = edges[:-1] + offset, edges[1:] + offset
@@ -178,7 +178,7 @@ def test_choosing_by_time_keeps_to_the_cut_and_in_order(edges: np.ndarray, cut: 
 
 
 @given(times, st.floats(0.05, 70))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_slot_shows_the_last_frame_before_it_closes(edges: np.ndarray, fps: float) -> None:
     starts, ends = edges[:-1], edges[1:]
     indices, timestamps = sample_by_time(starts, ends, Cut(fps))
@@ -191,7 +191,7 @@ def test_a_slot_shows_the_last_frame_before_it_closes(edges: np.ndarray, fps: fl
 
 @given(st.integers(1, 200), st.floats(0.05, 70), cuts())
 @example(2, 0.5, Cut(1.0, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.filterwarnings("ignore:nothing is shown")
 def test_choosing_by_index_keeps_to_the_file_and_in_order(count: int, rate: float, cut: Cut) -> None:
     indices, timestamps = sample_by_index(count, rate, cut)
@@ -201,7 +201,7 @@ def test_choosing_by_index_keeps_to_the_file_and_in_order(count: int, rate: floa
 
 
 @given(st.floats(0.1, 40), st.integers(1, 40), st.floats(0, 12), st.floats(0.05, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @pytest.mark.filterwarnings("ignore:nothing is shown")
 def test_whatever_the_cut_a_file_gives_the_frames_it_chose(
     fps: float, max_frames: int, start: float, length: float

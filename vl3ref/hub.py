@@ -1,4 +1,4 @@
-"""Names -> folders: a checkpoint on disk, the one in the box, or one from the Hugging Face hub."""
+"""The name of a checkpoint -> its folder: on disk, shipped with this package, or from the Hugging Face hub."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NEEDED_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
 
 
 def tiny_folder() -> Path:
-    """The embedded checkpoint: inside an installed package, or beside it in a clone.
+    """The folder of vl3-tiny: inside an installed package, or beside the package in a clone.
 
     Raises:
         CheckpointError: the package was installed without it.
@@ -63,7 +63,7 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
 
 
 def download(hub_name: str, revision: str | None = None, folder: str | Path | None = None) -> Path:
-    """Fetch a checkpoint with huggingface_hub: progress bars, resuming, checksums and caching are its.
+    """Fetch a checkpoint with huggingface_hub, which shows progress, resumes, verifies and caches.
 
     Args:
         hub_name: "owner/name", or a short name.
@@ -72,6 +72,9 @@ def download(hub_name: str, revision: str | None = None, folder: str | Path | No
 
     Returns:
         The folder that holds the files.
+
+    Raises:
+        CheckpointError: the hub has no such name or cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -104,5 +107,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """The same; empty if there is no such file."""
+    """As `read_json`; an empty dict if there is no such file."""
     return read_json(path) if path.exists() else {}

@@ -204,15 +204,11 @@ def sample_by_index(count: int, rate: float, cut: Cut) -> Choice:
         count: frames in the source.
         rate: frames a second, of the source.
     """
-    begin = 0.0 if cut.start is None else cut.start
-    finish = count / rate if cut.end is None else cut.end
+    begin, finish = cut.start or 0.0, count / rate if cut.end is None else cut.end
     first = max(int(begin * rate) - 1, 0)
     last = min(int(finish * rate) - 1, count - 1)
     if first > last:
-        if begin * rate >= count:
-            _warn_outside(begin, count / rate)
-        frame = min(first, count - 1)
-        return [frame], np.array([frame / rate])
+        return _frame_shown_at(begin, np.arange(count) / rate, count / rate)
     length = last - first + 1
     if cut.fps is None:
         chosen = np.arange(length)
@@ -234,14 +230,10 @@ def sample_given(times: Float64[np.ndarray, " all"], cut: Cut) -> Choice:
 def _frame_shown_at(begin: float, starts: Float64[np.ndarray, " all"], end: float) -> Choice:
     """The frame on the screen at `begin`; past the end, the last one."""
     if begin >= end - SLACK:
-        _warn_outside(begin, end)
+        message = f"nothing is shown from {begin} s on: the video ends at {end:.2f} s; taking its last frame"
+        warnings.warn(message, stacklevel=2)
     frame = max(int(np.searchsorted(starts, begin + SLACK)) - 1, 0)
     return [frame], starts[[frame]]
-
-
-def _warn_outside(begin: float, end: float) -> None:
-    message = f"nothing is shown from {begin} s on: the video ends at {end:.2f} s; taking its last frame"
-    warnings.warn(message, stacklevel=2)
 
 
 def _at_most(most: int | None, indices: np.ndarray, timestamps: np.ndarray) -> Choice:
