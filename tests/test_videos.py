@@ -17,7 +17,7 @@ from tests.helpers import GOLDENS, ROOT
 from tests.media import decode_all, frame_number, noise, qwen_processor, write_sound, write_video
 from vl3ref.errors import InputError
 from vl3ref.inputs.patches import patchify
-from vl3ref.inputs.videos import Cut, load_video, open_video, sample_by_index, sample_by_time
+from vl3ref.inputs.videos import Cut, SampledVideo, load_video, open_video, sample_by_index, sample_by_time
 
 FRAMES = GOLDENS / "frames"
 ROWS = json.loads((FRAMES / "frames.json").read_text())
@@ -447,3 +447,12 @@ def test_choosing_frames_does_not_decode_them() -> None:
     assert len(video.indices) == 2
     with pytest.raises(InputError, match="no_such"):
         list(video.frames())
+
+
+def test_a_frame_chosen_several_times_is_decoded_once() -> None:
+    read: list[int] = []
+    video = SampledVideo(
+        [1, 1, 4, 4, 4, 6], np.arange(6.0), lambda index: read.append(index) or noise(4, 4, 3, seed=index)
+    )
+    assert [frame[0, 0, 0] for frame in video.frames()] == [noise(4, 4, 3, seed=i)[0, 0, 0] for i in video.indices]
+    assert read == [1, 4, 6]
