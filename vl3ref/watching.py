@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vl3ref.errors import InputError
-from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.token_merge import Frame
+from vl3ref.model.videollama3 import VideoLLaMA3
 
 
 @dataclass
@@ -83,9 +83,7 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
     """
     vision, language = model.vision_encoder, model.language_model
     if "forward" in vars(vision):
-        raise InputError(
-            "only distinct frames are encoded here (encode_equal_frames_once): watch outside of it"
-        )
+        raise InputError("only distinct frames are encoded here (encode_equal_frames_once): watch outside of it")
     deepest = max(len(vision.encoder.layers), len(language.layers))
     if unknown := [layer for layer in layers or () if not -deepest <= layer <= deepest]:
         raise InputError(f"there is no layer {unknown[0]}; the deeper tower has {deepest}")
