@@ -239,7 +239,7 @@ def test_streams_that_cannot_be_used_are_refused_with_a_reason(wrong: dict, mess
 # -------------------------------------------------------------------------------------------------------------- streams
 
 
-def told(conversation: list[dict]) -> list:
+def spoken(conversation: list[dict]) -> list:
     """Frames as their printed times, what is said as text."""
     return [
         m["content"][0]["timestamp"] if m["role"] == "stream" else f"{m['role'][0]}:{m['content']}"
@@ -249,37 +249,43 @@ def told(conversation: list[dict]) -> list:
 
 def test_what_is_said_follows_the_frames_up_to_its_time(folder: Path) -> None:
     turns = [("user", "Q", -1), ("assistant", "A", 1), ("user", "R", 1.5), ("assistant", "B", 7)]
-    assert told(to_conversation(stream(*turns), folder)) == ["u:Q", 0, 1, "a:A", "u:R", 2, 3, "a:B"]
+    assert spoken(to_conversation(stream(*turns), folder)) == ["u:Q", 0, 1, "a:A", "u:R", 2, 3, "a:B"]
 
 
 def test_times_are_printed_from_the_start_and_what_is_said_outside_the_cut_is_dropped(folder: Path) -> None:
     turns = [("user", "Q", 0.9), ("user", "R", 1), ("assistant", "A", 3.0), ("assistant", "B", 3.1)]
     cut = to_conversation(stream(*turns, start_time=1, end_time=3), folder)
-    assert told(cut) == ["u:R", 0, 1, "a:A"]
+    assert spoken(cut) == ["u:R", 0, 1, "a:A"]
     frames, _ = load_video(folder / "v.mp4", 1, None, 1, 3)
     assert np.array_equal(np.stack([m["content"][0]["image"] for m in cut if m["role"] == "stream"]), frames)
 
 
 def test_what_is_said_keeps_its_order_and_system_turns_go_in_front(folder: Path) -> None:
     turns = [("user", "Q", 2), ("assistant", "A", 1), ("system", "S")]
-    assert told(to_conversation(stream(*turns), folder)) == ["s:S", 0, 1, 2, "u:Q", "a:A", 3]
+    assert spoken(to_conversation(stream(*turns), folder)) == ["s:S", 0, 1, 2, "u:Q", "a:A", 3]
 
 
 def test_a_stream_is_sampled_at_its_own_rate_and_thinned_to_400_frames(folder: Path) -> None:
-    assert told(to_conversation(stream(("assistant", "A", 0.5), fps=2, end_time=2), folder)) == [0, 0.5, "a:A", 1, 1.5]
-    shown = told(to_conversation(stream(("assistant", "A", 9), fps=1000), folder))
+    assert spoken(to_conversation(stream(("assistant", "A", 0.5), fps=2, end_time=2), folder)) == [
+        0,
+        0.5,
+        "a:A",
+        1,
+        1.5,
+    ]
+    shown = spoken(to_conversation(stream(("assistant", "A", 9), fps=1000), folder))
     assert len(shown) == 401
     assert shown[0] == 0
     assert shown[-2] == pytest.approx(4, abs=0.1)
 
 
 def test_a_cut_below_a_second_prints_no_time_before_its_start(folder: Path) -> None:
-    cut = told(to_conversation(stream(("assistant", "A", 0.5), fps=2, start_time=0.5, end_time=0.9), folder))
+    cut = spoken(to_conversation(stream(("assistant", "A", 0.5), fps=2, start_time=0.5, end_time=0.9), folder))
     assert all(time == "a:A" or time >= 0 for time in cut)
 
 
 def test_a_cut_in_which_nothing_is_said_still_teaches_to_wait(folder: Path) -> None:
-    assert told(to_conversation(stream(("assistant", "A", 9), end_time=3), folder)) == [0, 1, 2]
+    assert spoken(to_conversation(stream(("assistant", "A", 9), end_time=3), folder)) == [0, 1, 2]
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
@@ -318,7 +324,7 @@ def test_the_assistants_words_are_the_targets_and_nothing_else(media: dict, fold
 def test_in_a_stream_going_on_and_speaking_are_targets_too(folder: Path) -> None:
     turns = [("user", "Tell me when.", 0), ("assistant", "Now.", 2), ("user", "Thanks.", 3), ("assistant", "Yes.", 3)]
     one = stream(*turns, video=str(BUNNY), start_time=0, end_time=5)
-    assert told(to_conversation(one)) == ["u:Tell me when.", 0, 1, 2, "a:Now.", 3, "u:Thanks.", "a:Yes.", 4]
+    assert spoken(to_conversation(one)) == ["u:Tell me when.", 0, 1, 2, "a:Now.", 3, "u:Thanks.", "a:Yes.", 4]
     assert targets(one, folder) == [
         "<|stream_start|>",  # frame 0 -> go on
         "<|stream_start|>",  # frame 1 -> go on

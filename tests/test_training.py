@@ -198,7 +198,7 @@ def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_pa
 
 
 def test_text_counts_in_stage_1_although_nothing_that_is_trained_reads_it(tmp_path: Path) -> None:
-    """Told samples in packs of their own: some of a step's, and all of another's."""
+    """Text in packs of its own: some of a step's samples, and all of another's."""
     samples = Mixed("ssttttttssss")
     Run(tmp_path, samples.kinds, OFFICIAL_2B[0], pack_tokens=1).train()
     assert len(rows(tmp_path)) == 3
@@ -214,11 +214,11 @@ def test_text_counts_in_stage_1_although_nothing_that_is_trained_reads_it(tmp_pa
 
 
 def test_the_learning_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
-    rates = [schedule(step, 200) for step in range(200)]
-    assert rates[:7] == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1])
-    assert rates[6 + 97] == pytest.approx(0.5)
-    assert rates[-1] == pytest.approx((1 - math.cos(math.pi / 194)) / 2)
-    assert rates[-1] < 1e-4
+    shares = [schedule(step, 200) for step in range(200)]
+    assert shares[:7] == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 5 / 7, 6 / 7, 1])
+    assert shares[6 + 97] == pytest.approx(0.5)
+    assert shares[-1] == pytest.approx((1 - math.cos(math.pi / 194)) / 2)
+    assert shares[-1] < 1e-4
     assert schedule(200, 200) == pytest.approx(0, abs=1e-12)
     assert schedule(0, 200, warm_up=0.0) == 1
 
@@ -226,14 +226,14 @@ def test_the_learning_rate_rises_straight_and_falls_as_half_a_cosine() -> None:
 @settings(deadline=None)
 @given(steps=st.integers(1, 300), warm_up=st.floats(0, 1))
 def test_the_learning_rate_rises_to_its_peak_falls_after_it_and_is_never_nothing(steps: int, warm_up: float) -> None:
-    rates = [schedule(step, steps, warm_up) for step in range(steps)]
-    assert all(0 < rate <= 1 for rate in rates)
-    peak = rates.index(max(rates))
+    shares = [schedule(step, steps, warm_up) for step in range(steps)]
+    assert all(0 < share <= 1 for share in shares)
+    peak = shares.index(max(shares))
     assert peak <= math.ceil(steps * warm_up)
-    assert all(one < other for one, other in pairwise(rates[: peak + 1]))
-    assert all(one > other for one, other in pairwise(rates[peak:]))
+    assert all(one < other for one, other in pairwise(shares[: peak + 1]))
+    assert all(one > other for one, other in pairwise(shares[peak:]))
     if math.ceil(steps * warm_up) < steps:
-        assert max(rates) == 1
+        assert max(shares) == 1
 
 
 def test_a_run_of_one_step_learns(tmp_path: Path) -> None:
@@ -747,8 +747,8 @@ def test_a_run_is_resumed_with_the_learning_rates_it_is_given_now(three_steps: d
     slower.run(resume=True)
     assert slower.step == 5
     share = schedule(4, 5)
-    rates = {group["name"]: group["lr"] for group in slower.optimiser.param_groups}
-    assert rates == pytest.approx(
+    lrs = {group["name"]: group["lr"] for group in slower.optimiser.param_groups}
+    assert lrs == pytest.approx(
         {"vision_encoder": 3e-5 * share, "projector": 2e-5 * share, "language_model": 1e-5 * share}
     )
     assert {group["weight_decay"] for group in slower.optimiser.param_groups} == {0.25}

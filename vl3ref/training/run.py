@@ -63,9 +63,7 @@ def train(
     samples = data if isinstance(data, Samples) else Annotations(data, media)
     folder, device, plan = Path(folder), own_device(device), plan or Plan()
     if not isinstance(model, tuple):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what a change draws is the same in every process, and in a run that starts again
-            model = vl3ref.load(model, "cpu", "float32", change=change)
+        model = vl3ref.load(model, "cpu", "float32", change=change)
     with started(device) as processes:
         if processes.first:
             steps = f"{len(samples)} samples, {plan.total_steps(len(samples))} steps of {plan.batch_size}"
