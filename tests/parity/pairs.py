@@ -29,8 +29,7 @@ Grid = tuple[int, int, int]
 Compute = Callable[..., Tensor]
 """(model, inputs in the model's dtype) -> result."""
 
-few = settings(deadline=None, max_examples=max(settings.default.max_examples // 10, 1))
-many = settings(deadline=None, max_examples=max(settings.default.max_examples // 2, 1))
+few, many = settings(max_examples=10), settings(max_examples=50)
 seeds = st.integers(0, 2**31)
 
 

@@ -6,11 +6,12 @@
 The same kernels on the same shapes give the same bits. Four things are computed in another order here, for speed or
 memory, and exact mode puts them back:
 
-    here                                                       in transformers
-    the patch embedding is a matrix product                    a convolution, as the checkpoint stores it
-    frames are encoded in chunks                               all at once
-    neighbouring frames of one size share a call of attention  one call for each frame
-    the decoder's MLPs compute a long prompt in pieces         all at once
+    here                                                    in transformers
+    the patch embedding is a matrix product                 a convolution, as the checkpoint stores it
+    frames are encoded in chunks                            all at once
+    frames of one size share a call of attention; before    a call for each frame; shared key heads are left to torch
+        torch 2.9, shared key heads are repeated for it
+    the decoder's MLPs compute a long prompt in pieces      all at once
 """
 
 import sys
@@ -20,11 +21,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vl3ref.model.attention import PackedAttention, packed_attention
+from vl3ref.model.attention import PackedAttention
 from vl3ref.model.language_model import GatedMLP
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model.vision import PatchEmbeddings, VisionEncoder
@@ -64,8 +66,13 @@ def _convolve(
 
 
 def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], causal: bool) -> Tensor:
-    segments = zip(*(x.split(list(lengths)) for x in (q, k, v)), lengths, strict=True)
-    return torch.cat([packed_attention(q, k, v, [length], causal) for q, k, v, length in segments])
+    outputs = []
+    for segment in zip(*(x.split(list(lengths)) for x in (q, k, v)), strict=True):
+        one_q, one_k, one_v = (rearrange(x, "n h d -> 1 h n d") for x in segment)
+        grouped = one_q.shape[1] != one_k.shape[1]
+        out = F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=causal, enable_gqa=grouped)
+        outputs.append(rearrange(out, "1 h n d -> n h d"))
+    return torch.cat(outputs)
 
 
 @contextmanager
