@@ -1,12 +1,13 @@
 """What changes speed and nothing else. The model does not know this file.
 
-A decode step, newest tokens -> logits, comes in three kinds, to be handed to `stream(step=...)`:
+A decode step, newest tokens -> logits, comes in four kinds, to be handed to `stream(step=...)`:
 
-    eager_step      layer after layer from Python; the default on a CPU
-    CapturedStep    a CUDA graph, recorded once and replayed: one launch a token; the default on a GPU
-    CompiledStep    torch.compile's fewer, fused kernels, after a minute of compiling; on a GPU captured as well
+    eager_step                     layer after layer from Python; the default on a CPU
+    CapturedStep()                 a CUDA graph, recorded once and replayed: one launch a token; the default on a GPU
+    CompiledStep()                 torch.compile's fewer, fused kernels, after a minute of compiling
+    CapturedStep(compiled=True)    both
 
-All give the same tokens, up to ties that rounding decides. The last two need shapes that stay the same from token to
+All give the same tokens, up to ties that rounding decides. All but the first need shapes that stay the same from token to
 token, so their attention reads the whole cache under a mask. A graph replays kernels and no Python: a module's hooks
 run while it is captured, and not again.
 """

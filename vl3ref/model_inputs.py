@@ -1,6 +1,6 @@
 """What passes from the processor to the model: one or several conversations as packed tensors.
 
-It stands below both, because neither imports the other.
+Both import it; neither imports the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class ModelInputs:
     """One or several conversations, packed. The field names are the official ones.
 
     Attributes:
-        input_ids: (N,) int64, every visual token standing there, before pruning.
+        input_ids: (N,) int64, with one id for each visual token before pruning.
         lengths: (B,) int64, tokens of each conversation.
         pixel_values: (patches, 3*14*14) float32, normalised, each visual in merge-block order; None without visuals.
         grid_sizes: (V, 3) int64, frames x rows x columns of patches of each visual.

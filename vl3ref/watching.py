@@ -72,11 +72,12 @@ class Watched:
 
 @contextmanager
 def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[Watched]:
-    """Within the context, forward passes leave their hidden states and attention maps behind.
+    """Within the context, forward passes leave their hidden states and attention maps behind: use it around
+    `model(inputs)`. Decoding and later turns of a chat read the cache, and leave hidden states but no maps.
 
     Args:
-        layers: of both towers; -1 is the last block's, and the number of blocks names what leaves the final norm. None
-            takes all. Maps need memory for every pair of tokens: name the layers where sequences are long.
+        layers: of both towers, counted from 0; -1 is the last block of each, and the number of blocks names what leaves
+            the final norm. None takes all. Maps need memory for every pair of tokens: name the layers where sequences are long.
 
     Raises:
         InputError: a layer that neither tower has, or frames are not all encoded (`fast.encode_equal_frames_once`).
@@ -99,8 +100,9 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
 
 def _watch(blocks: nn.ModuleList, norm: nn.Module, layers: Sequence[int] | None, hooks: ExitStack) -> Tower:
     count = len(blocks)
-    wanted = range(count + 1) if layers is None else sorted({n + count if n < 0 else n for n in layers})
-    tower = Tower(layers is not None, {n: [] for n in wanted if n <= count}, {n: [] for n in wanted if n < count})
+    named = range(count + 1) if layers is None else {n + count if n < 0 else n for n in layers}
+    wanted = [n for n in sorted(named) if 0 <= n <= count]
+    tower = Tower(layers is not None, {n: [] for n in wanted}, {n: [] for n in wanted if n < count})
     for layer, hidden in tower._hidden.items():
         if layer == count:
             handle = norm.register_forward_hook(lambda _, args, out, hidden=hidden: hidden.append(out))

@@ -19,13 +19,13 @@ from vl3ref.model_inputs import ModelInputs
 Pruner = Callable[[ModelInputs, Tensor | None], Tensor]
 """(inputs, vision features (tokens, dim)) -> which visual tokens are kept: a bool mask (tokens,), or float scores
 (tokens,). Tokens with a score above 0 are kept, and their embeddings are multiplied by it, so that a pruner that learns
-gets a gradient. Put your own into `model.pruner`."""
+gets a gradient. `vl3ref inspect` has no features, and passes None. Put your own into `model.pruner`."""
 
 
 @dataclass(frozen=True)
 class DiffFP:
-    """The paper's pruner: a token is kept if its mean absolute pixel change, times 255, exceeds `threshold`. Normalised
-    pixels span 2, so the unit is half a grey level, and the released 0.1 a twentieth of one."""
+    """The paper's pruner: a token is kept if its mean absolute pixel change, times 255, exceeds `threshold`. Pixels lie in
+    [-1, 1], so 1.0 is half of one of 255 grey levels, and the released 0.1 a twentieth of one."""
 
     threshold: float = 0.1
 

@@ -33,7 +33,7 @@ class Step:
         kind: see the module's docstring.
         lengths: new tokens of each conversation.
         positions: rotary position of each new token, (tokens,) or (tokens, axes).
-        past: tokens that each conversation has already; empty if only the device knows.
+        past: tokens that each conversation has already; empty in a static step, which reads `slots`.
         slots: (decode) conversation and slot of each new token; None for one conversation, whose `past` says it.
         keys, mask: (decode) how many of the cached keys attention reads, and what is added to their scores: 0, or -inf
             where nothing is stored. None hides nothing.
@@ -81,7 +81,7 @@ class KVCache:
         return [held + offset for held, offset in zip(self.lengths, self.offsets, strict=True)]
 
     def step(self, lengths: Sequence[int], positions: Int[Tensor, "tokens *axes"] | None = None) -> Step:
-        """Plan for `lengths` new tokens of the conversations, at positions counted from 0 (None: 0, 1, 2, ...)."""
+        """Plan for `lengths` new tokens. `positions` count from 0; the plan adds what each conversation had before."""
         past = list(self.lengths)
         if any(past) and positions is None and all(n == 1 for n in lengths):
             slots = torch.tensor(past, device=self.device)

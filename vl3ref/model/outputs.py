@@ -18,7 +18,7 @@ class Spliced:
     Attributes:
         lengths: tokens of each conversation.
         keep_mask: which of the visual tokens were kept.
-        kept: which of the input_ids were kept.
+        kept: which of the input_ids were kept, text included.
         positions: where the model has a scheme of its own.
     """
 
@@ -45,19 +45,21 @@ class ModelOutput:
         return f"ModelOutput({', '.join(there)})"
 
 
-def check_kept(scores: Any, projected: Tensor, expected: tuple[int, int]) -> None:
-    """Refuse what a pruner or a projector of one's own made, unless it fits: (visual tokens, width of the decoder).
+def check_parts(features: Tensor, projected: Tensor, scores: Any, expected: tuple[int, int]) -> None:
+    """Refuse what a merge, projector or pruner of one's own made, unless it fits: (visual tokens, width of the decoder).
 
     Raises:
         InputError: naming the part and what it made.
     """
     tokens, dim = expected
-    usable = isinstance(scores, Tensor) and (scores.dtype == torch.bool or scores.is_floating_point())
-    if not usable or tuple(scores.shape) != (tokens,):
-        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
-        raise InputError(f"the pruner made {made}; it should be a bool mask or float scores of {tokens} visual tokens")
+    if len(features) != tokens:
+        raise InputError(f"the vision encoder made {len(features)} features; its merge should make {tokens}")
     if tuple(projected.shape) != expected:
         raise InputError(
             f"the projector made {tuple(projected.shape)} of {tokens} visual tokens; the decoder needs {dim} numbers "
             "for each"
         )
+    usable = isinstance(scores, Tensor) and (scores.dtype == torch.bool or scores.is_floating_point())
+    if not usable or tuple(scores.shape) != (tokens,):
+        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        raise InputError(f"the pruner made {made}; it should be a bool mask or float scores of {tokens} visual tokens")

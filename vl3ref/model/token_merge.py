@@ -1,7 +1,8 @@
 """The token merge: features of merge x merge patches -> one visual token (paper, section 3.1: 2 x 2 for videos).
 
-A module without parameters, to be swapped for another that takes the same arguments (pixel shuffle, say). The projector
-has to know the width of what it makes.
+A module without parameters, to be swapped for another (pixel shuffle, say) that takes the same arguments and makes
+h * w / m^2 tokens for each frame, in order. Patches come in merge-block order: those of a token are neighbours. The
+projector, and a pruner that reads features, see the width that it makes.
 """
 
 from collections.abc import Sequence

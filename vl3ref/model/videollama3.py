@@ -1,7 +1,8 @@
 """The whole model (paper, figure 2).
 
-    pixel_values --vision_encoder--> features --projector--> visual embeddings --pruner--> kept ones
-    input_ids ----embed_tokens--> embeddings, the kept ones in place of visual tokens --language_model--> logits
+    pixel_values --vision_encoder--> features --projector--> visual embeddings
+    inputs, features --pruner--> which of them are kept
+    input_ids --embed_tokens--> embeddings, the kept ones in place of visual tokens --language_model--> logits
 
 Everything is packed: any number of conversations, each with any number of images and videos, in one tensor. Every
 conversation gets what it would get alone.
@@ -19,14 +20,14 @@ from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import LanguageModel, last_of_each
 from vl3ref.model.loss import check_labels, next_token_loss
-from vl3ref.model.outputs import ModelOutput, Spliced, check_kept
+from vl3ref.model.outputs import ModelOutput, Spliced, check_parts
 from vl3ref.model.projector import Projector
 from vl3ref.model.vision import VisionEncoder
 from vl3ref.model_inputs import ModelInputs
 
 PositionScheme = Callable[[ModelInputs, Tensor], Tensor]
 """(inputs, which of the input_ids are kept) -> rotary positions (kept,) or (kept, axes), int64, from 0 in each
-conversation. `language_model.rotary` has to know the same axes."""
+conversation. `language_model.rotary` has to take the same axes, and (tokens,): the positions of answers."""
 
 
 class VideoLLaMA3(nn.Module):
@@ -98,7 +99,7 @@ class VideoLLaMA3(nn.Module):
             features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
             projected = self.projector(features)
             scores = (pruner or self.pruner)(inputs, features)
-            check_kept(scores, projected, (len(features), embeddings.shape[1]))
+            check_parts(features, projected, scores, (sum(inputs.tokens_per_visual()), embeddings.shape[1]))
             keep_mask = scores > 0
             if scores.is_floating_point():
                 projected = projected * scores[:, None]

@@ -54,7 +54,8 @@ OFFICIAL_2B = (
     Stage("stage-3", 1e-5, 1e-5, 2e-6, 1, 2, True, "multi-task fine-tuning: questions about pictures and videos"),
     Stage("stage-4", 1e-5, 1e-5, 2e-6, 2, 2, True, "video-centric fine-tuning: mostly videos, streaming, times"),
 )
-"""The official scripts' values. Stage 1 starts from SigLIP (siglip-so400m-patch14-384) and Qwen2.5-1.5B-Instruct."""
+"""The official scripts' values. Stage 1 starts from SigLIP-NaViT (google's siglip-so400m-patch14-384 without its
+position table and pooling head) and Qwen2.5-1.5B-Instruct."""
 
 OFFICIAL_7B = OFFICIAL_2B
 """From the paper (section 4.1), for there are no scripts: the 2B's learning rates. Stage 1 starts from Qwen2.5-7B and
