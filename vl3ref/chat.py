@@ -54,7 +54,7 @@ class Chat:
 
     @property
     def finish_reason(self) -> str:
-        """Why the latest answer stopped: "end" (the model ended it), or "length" (it reached its limit, or was left)."""
+        """Why the latest answer stopped: "end" (the model ended it), or "length" (its limit, or it was left)."""
         ends = self.options.get("end_token_ids")
         ends = self.model.language_model.config.eos_token_ids if ends is None else ends
         return "end" if self.answer_ids and self.answer_ids[-1] in ends else "length"

@@ -7,8 +7,8 @@ A decode step, newest tokens -> logits, comes in four kinds, to be handed to `st
     CompiledStep()                 torch.compile's fewer, fused kernels, after a minute of compiling
     CapturedStep(compiled=True)    both
 
-All give the same tokens, up to ties that rounding decides. All but the first need shapes that stay the same from token to
-token, so their attention reads the whole cache under a mask. A graph replays kernels and no Python: a module's hooks
+All give the same tokens, up to ties that rounding decides. All but the first need shapes that stay the same from token
+to token, so their attention reads the whole cache under a mask. A graph replays kernels and no Python: a module's hooks
 run while it is captured, and not again.
 """
 

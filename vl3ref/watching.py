@@ -77,7 +77,8 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
 
     Args:
         layers: of both towers, counted from 0; -1 is the last block of each, and the number of blocks names what leaves
-            the final norm. None takes all. Maps need memory for every pair of tokens: name the layers where sequences are long.
+            the final norm. None takes all. Maps need memory for every pair of tokens: name layers where
+            sequences are long.
 
     Raises:
         InputError: a layer that neither tower has, or frames are not all encoded (`fast.encode_equal_frames_once`).

@@ -24,8 +24,8 @@ gets a gradient. `vl3ref inspect` has no features, and passes None. Put your own
 
 @dataclass(frozen=True)
 class DiffFP:
-    """The paper's pruner: a token is kept if its mean absolute pixel change, times 255, exceeds `threshold`. Pixels lie in
-    [-1, 1], so 1.0 is half of one of 255 grey levels, and the released 0.1 a twentieth of one."""
+    """The paper's pruner: a token is kept if its mean absolute pixel change, times 255, exceeds `threshold`. Pixels lie
+    in [-1, 1], so 1.0 is half of one of 255 grey levels, and the released 0.1 a twentieth of one."""
 
     threshold: float = 0.1
 

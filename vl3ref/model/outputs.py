@@ -46,7 +46,7 @@ class ModelOutput:
 
 
 def check_parts(features: Tensor, projected: Tensor, scores: Any, expected: tuple[int, int]) -> None:
-    """Refuse what a merge, projector or pruner of one's own made, unless it fits: (visual tokens, width of the decoder).
+    """Refuse what a swapped merge, projector or pruner made, unless it fits: (visual tokens, width of the decoder).
 
     Raises:
         InputError: naming the part and what it made.
