@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 import vl3ref
-from tests.helpers import ROOT
+from tests.helpers import ROOT, needs_sharding
 from tests.small_runs import STAGE, Killed, Mixed, Run, arm, column, processor, raise_killed, rows, small_model
 from tests.test_change_training import learned_positions, pixel_shuffle
 from vl3ref.checkpoints import load_model, save_model
@@ -860,6 +860,8 @@ PACK = 250
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs in one process and in two, and ones that were resumed in the other number. One torchrun for all: it is slow
     to start."""
+    if needs_sharding.args[0]:
+        pytest.skip(needs_sharding.kwargs["reason"])
     folder = tmp_path_factory.mktemp("shared")
     runs = {
         "all": Run(folder, SHARED, pack_tokens=PACK, keep=9, late=0.5),
@@ -880,6 +882,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@needs_sharding
 def test_sharded_bfloat16_leaves_pixels_and_rotations_in_float32(tmp_path: Path) -> None:
     """DiffFP's threshold and the rotations' angles need more digits than bfloat16 has."""
     seen = []

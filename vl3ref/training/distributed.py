@@ -92,8 +92,11 @@ def shard(model: VideoLLaMA3, device: torch.device, bfloat16: bool = False) -> N
         bfloat16: gather and compute in it; each process's share, its gradients' sum and AdamW's moments stay float32.
 
     Raises:
-        TrainingError: a parameter cannot be spread: it is a single number, or more than one layer has it.
+        TrainingError: a parameter cannot be spread: it is a single number, or more than one layer has it; or this torch
+            cannot spread a model over processes on a CPU (2.6).
     """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise TrainingError(f"torch {torch.__version__} cannot spread a model over processes on a CPU; a later one can")
     _check_shardable(model)
     layers = [*model.vision_encoder.encoder.layers, *model.language_model.layers]
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
