@@ -59,7 +59,7 @@ def register() -> torch.device:
     """Give torch's unused device type a name, and what torch asks of a device beside its operators."""
     name = "fakegpu"
     module = SimpleNamespace(
-        is_available=lambda: True,
+        is_available=lambda: PRESENT != [],
         is_initialized=lambda: True,
         device_count=lambda: 1,
         current_device=lambda: 0,
@@ -75,6 +75,9 @@ def register() -> torch.device:
 
 
 DEVICE = register()
+
+PRESENT: list["FakeGPU"] = []
+"""The device within `fake_gpu()`, nothing elsewhere: tests that ask torch for an accelerator find none."""
 
 
 class DeviceTensor(Tensor):
@@ -236,10 +239,12 @@ def fake_gpu() -> Iterator[FakeGPU]:
     generator = torch.Generator
     # A thread of autograd's own for the device could still hold Python objects when the process ends.
     with FakeGPU() as gpu, torch.autograd.set_multithreading_enabled(False):
+        PRESENT.append(gpu)
         torch.Generator = Generator  # type: ignore[misc]
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=DEVICE) copies a CPU tensor, and says so
         try:
             yield gpu
         finally:
+            PRESENT.remove(gpu)
             torch.Generator = generator  # type: ignore[misc]
-            torch._C._set_only_lift_cpu_tensors(False)
+            torch._C._set_only_lift_cpu_tensors(bool(PRESENT))

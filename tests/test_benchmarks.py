@@ -19,12 +19,6 @@ SMALL = Namespace(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where tests/fake_device.py is loaded too, torch's timer would wait for it, which it does not know."""
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda *_: False)
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Rows in this process, with fewer tokens and small matrices for limits."""
