@@ -169,10 +169,10 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tokens) -> Tokens:
-        chunks = x.split(self.chunk_tokens)
+        if len(x) > self.chunk_tokens:
+            return torch.cat([self.forward(chunk) for chunk in x.split(self.chunk_tokens)])
         # mul_: in place of silu's result, one array of the MLP's width less
-        outputs = [self.down_proj(F.silu(self.gate_proj(chunk)).mul_(self.up_proj(chunk))) for chunk in chunks]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 class RMSNorm(nn.Module):

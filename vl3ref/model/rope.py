@@ -7,8 +7,7 @@ depends only on the distance between positions. Both towers pair number i with n
     image   the first half of the pairs rotates by the patch's row, the second half by its column,
             each by            position * theta^(-2j / (head_dim/2))                      j < head_dim/4
 
-Angles are computed in float32 (bfloat16 cannot tell position 257 from 258), when they are needed: a buffer would be
-rounded by model.bfloat16().
+Angles are float32 (bfloat16 cannot tell position 257 from 258) and no buffers, which model.bfloat16() would round.
 """
 
 from functools import lru_cache
@@ -63,7 +62,9 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[T
 
 def rotation(angles: Float[Tensor, "tokens pairs"], dtype: torch.dtype, factor: float = 1.0) -> Rotation:
     """cos and sin of every pair's angle, for `rotate`. YaRN multiplies both by a factor."""
-    cos, sin = (x if factor == 1 else x * factor for x in (angles.cos()[:, None], angles.sin()[:, None]))
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    if factor != 1:
+        cos, sin = cos * factor, sin * factor
     return Rotation(torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype))
 
 
