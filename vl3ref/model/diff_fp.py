@@ -19,7 +19,7 @@ from vl3ref.model_inputs import ModelInputs
 Pruner = Callable[[ModelInputs, Tensor | None], Tensor]
 """(inputs, vision features (tokens, dim)) -> which visual tokens are kept: a bool mask (tokens,), or float scores
 (tokens,). Tokens with a score above 0 are kept, and their embeddings are multiplied by it, so that a pruner that learns
-gets a gradient. `vl3ref inspect` has no features, and passes None. Put your own into `model.pruner`."""
+gets a gradient. `vl3ref inspect` has no features, and passes None."""
 
 
 @dataclass(frozen=True)

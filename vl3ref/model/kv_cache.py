@@ -86,9 +86,10 @@ class KVCache:
         if any(past) and positions is None and all(n == 1 for n in lengths):
             slots = torch.tensor(past, device=self.device)
             positions = slots + torch.tensor(self.offsets, device=self.device) if any(self.offsets) else slots
-            rows, keys = torch.arange(len(past), device=self.device), max(past) + 1
+            places = (torch.arange(len(past), device=self.device), slots) if len(past) > 1 else None
+            keys = max(past) + 1
             mask = self._mask(slots, keys) if min(past) + 1 < keys else None
-            return Step("decode", lengths, positions, past, (rows, slots) if len(past) > 1 else None, keys, mask)
+            return Step("decode", lengths, positions, past, places, keys, mask)
         if positions is None:
             positions = _count(lengths, self.next_positions, self.device)
         elif any(past):
