@@ -12,6 +12,7 @@ to token, so their attention reads the whole cache under a mask. A graph replays
 run while it is captured, and not again.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -52,6 +53,8 @@ def static_step(
 
 @lru_cache
 def compiled_static_step() -> Callable[..., Tensor]:
+    # torch traces through the cached inverse_frequencies, which gives the same, and warns that it does.
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     return torch.compile(static_step, dynamic=True)
 
 
