@@ -981,6 +981,7 @@ def test_two_processes_train_a_changed_model_as_one_does(shared: dict[str, Path]
         torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-5, msg=name)
 
 
+@needs_sharding
 @pytest.mark.parametrize("what", ["number", "shared"])
 def test_what_cannot_be_spread_over_processes_is_refused_in_words(what: str) -> None:
     model = small_model()
