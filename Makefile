@@ -30,7 +30,8 @@ test-slow: $(VENV)/.installed-test
 test-explore: $(VENV)/.installed-test
 	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "hypothesis and not slow"
 
-# Another torch, in an environment of its own: make test-torch TORCH=2.6.0
+# Another torch, in an environment of its own: the oldest that pyproject.toml allows, or make test-torch TORCH=2.14.1
+TORCH ?= 2.6.0
 test-torch: VENV = build/torch-$(TORCH)
 test-torch:
 	$(PYTHON) -m venv $(VENV)
