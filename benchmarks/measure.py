@@ -80,7 +80,7 @@ def spread(values: Numbers, form: str) -> str:
 
 
 def timed(run: Callable[[], object], times: int = 1, scale: float = 1) -> float:
-    """Mean seconds of so many calls, times `scale`."""
+    """Mean seconds of a call over `times` calls, times `scale`."""
     start = timer()
     for _ in range(times):
         run()

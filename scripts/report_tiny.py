@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 MEANS = ("loss", "learning_rate", "gradient_norm", "tokens", "targets", "seconds")
 WINDOW = 50
-"""The last loss, and each line of the published log, are means over so many steps."""
+"""The last loss, and each line of the published log, are means over this many steps."""
 
 
 def main(run: Path, questions: int) -> None:

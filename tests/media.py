@@ -17,7 +17,7 @@ from vl3ref.inputs.tokenizer import Tokenizer
 IMAGE_ID = 151665
 
 ROTATIONS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-"""Display matrices (a, b, c, d) for a turn by so many degrees clockwise."""
+"""Display matrices (a, b, c, d) for a clockwise turn, by its degrees."""
 
 
 @lru_cache

@@ -185,7 +185,7 @@ class Interrupted(Exception):
 
 
 def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let a run compute the gradients of so many steps, and interrupt it in the next."""
+    """Let a run compute the gradients of some steps, and interrupt it in the next."""
     accumulate, left = Trainer._accumulate, iter(range(steps))
 
     def counted(trainer: Trainer, *batch: Any) -> float:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +125,9 @@ def _answer(chat: "Chat", inputs: "ModelInputs") -> Iterator[str]:
     """The answer's text as it is generated. The status shows until its first piece."""
     from vl3ref.fast import encode_equal_frames_once
 
-    with status(f"prefilling {len(inputs.input_ids)} tokens"), encode_equal_frames_once(chat.model):
+    # Entering it encodes a tiny clip, which a question without a video need not wait for.
+    once = encode_equal_frames_once(chat.model) if "video" in inputs.modals else nullcontext()
+    with status(f"prefilling {len(inputs.input_ids)} tokens"), once:
         pieces = chat.answer(inputs)
         first = next(pieces, "")
     yield first

@@ -21,7 +21,7 @@ def parity(
     random: Annotated[
         str | None, option("--random", help="2b, 7b or tiny: that geometry, with random weights.")
     ] = None,
-    layers: Annotated[int | None, option("--layers", help="With --random: so many layers in each tower.")] = None,
+    layers: Annotated[int | None, option("--layers", help="With --random: layers in each tower.")] = None,
     synthetic: Annotated[
         Literal["video", "image", "text"], option("--synthetic", help="Kind of the synthetic input (default: video).")
     ] = "video",

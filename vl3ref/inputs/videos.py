@@ -242,7 +242,7 @@ def _at_most(most: int | None, indices: np.ndarray, timestamps: np.ndarray) -> C
 
 
 def _evenly(count: int, most: int | None) -> np.ndarray:
-    """Of 0 .. count-1, at most so many, spread evenly and truncated to whole numbers; none twice."""
+    """At most `most` of 0 .. count-1, spread evenly and truncated to whole numbers; none twice."""
     return np.linspace(0, count - 1, count if most is None else min(count, most)).astype(int)
 
 

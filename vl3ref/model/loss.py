@@ -52,15 +52,15 @@ def next_token_loss(
     Raises:
         InputError: nothing is trained on.
     """
-    mask = has_target(labels, lengths)
-    if not bool(mask.any()):
+    rows = has_target(labels, lengths).nonzero().squeeze(1)
+    if not len(rows):
         raise InputError(f"no token is a target: every label is {IGNORE_INDEX}, or stands first in its conversation")
-    hidden, targets = hidden[mask], labels.roll(-1)[mask]
+    hidden, targets = hidden[rows], labels[rows + 1]
 
-    def summed(rows: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(head(rows).float(), wanted, reduction="sum")
+    def summed(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
 
     total = hidden.new_zeros((), dtype=torch.float32)
-    for rows, wanted in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
-        total = total + checkpoint(summed, rows, wanted, use_reentrant=False)
+    for chunk in zip(hidden.split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
+        total = total + checkpoint(summed, *chunk, use_reentrant=False)
     return total / targets.numel()

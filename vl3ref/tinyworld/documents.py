@@ -5,7 +5,7 @@ import numpy as np
 from vl3ref.tinyworld.drawing import CELL, COLOURS, background, canvas_size, draw_sheet, draw_text, sheet, to_frame
 from vl3ref.tinyworld.questions import Example, Question, pick, picture_caption, shuffle
 
-WORDS = (  # noqa: SIM905 (a list of so many would take a line for each)
+WORDS = (  # noqa: SIM905 (as a list, each word would take a line)
     "ant bag bed bird boat book box bus cake car cat corn cup dog door duck egg fish frog goat hat hill ice key king "
     "lamp leaf lion map milk moon nest nut owl park pen pig rain road rose salt sea ship shop snow sock star sun tea "
     "tree wolf zoo"

@@ -40,7 +40,7 @@ class TinyWorld:
     Args:
         seed: each has other samples.
         mixture: relative frequency of each kind of `MAKERS`.
-        turns: at most so many questions about one picture or clip; they make one conversation.
+        turns: most questions about one picture or clip; they make one conversation.
         as_text: share of each kind that is given as text instead of pixels, for a decoder that cannot see yet. Kinds
             that are left out are never text.
         easy: share of the samples with few things, small boards and short clips.

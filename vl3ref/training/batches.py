@@ -141,7 +141,7 @@ def count_targets(pack: ModelInputs) -> int:
 
 
 def packed(conversations: Iterable[ModelInputs], tokens: int) -> Iterator[ModelInputs]:
-    """Neighbours in one tensor, up to so many tokens. Attention stays within each conversation (`lengths` says where
+    """Neighbours in one tensor, up to `tokens` tokens. Attention stays within each conversation (`lengths` says where
     each ends), so packing changes nothing but the speed."""
     together: list[ModelInputs] = []
     for one in conversations:

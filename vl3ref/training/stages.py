@@ -84,7 +84,7 @@ TINY = (
 higher, and pictures of three cells by three need no more than a token to a cell."""
 
 SMALL_MODEL, SMALL_LR = 50, 1e-4
-"""Below so many million parameters, learning rates below this change next to nothing (see `TINY`)."""
+"""Millions of parameters below which learning rates under the second number change next to nothing (see `TINY`)."""
 
 
 def part_of(parameter: str) -> str:
