@@ -27,3 +27,14 @@ class InputError(VL3Error):
 
 class TrainingError(VL3Error):
     """A training run that cannot go on: too many broken samples, a loss that is no number, another run's checkpoint."""
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """A bad value as an error message quotes it: its repr, of which a long one keeps its beginning."""
+    if isinstance(value, str | bytes | bytearray):
+        value = value[: most + 1]  # of a megabyte, no more than can be shown is escaped
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of more than 4,300 digits cannot be printed, nor can some objects
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= most else f"{text[:most]}..."
