@@ -285,7 +285,7 @@ def test_a_change_is_read_from_a_file(tmp_path: Path) -> None:
     [
         ("mine.py", "is given as file.py:function"),
         ("mine:swap", "is given as file.py:function"),
-        ("none.py:swap", r"there is no file .*none\.py to take the change swap from"),
+        ("none.py:swap", r"none\.py' does not exist"),
         ("mine.py:swop", r"mine\.py has no function swop"),
         ("mine.py:size", r"mine\.py has no function size"),
         ("broken.py:swap", r"broken\.py cannot be imported: NameError"),

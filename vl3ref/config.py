@@ -6,9 +6,26 @@ Plain frozen dataclasses. No file is read here: `checkpoints/official.py` and `c
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vl3ref.errors import ConfigError
+from vl3ref.errors import ConfigError, quoted
 
 Layout = Literal["official", "hf"]
+
+LIMITS = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000,
+    "head_dim": 10_000,
+    "patch_size": 1000,
+    "num_channels": 1000,
+    "max_position_embeddings": 2**31 - 1,
+}
+"""The largest sizes that are believed: several times those of any published model."""
+
+MOST_REAL = 1e30
+"""The largest of the other numbers, so that their products stay finite."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,7 @@ class VisionConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
+        _check_numbers("vision encoder", self, ("layer_norm_eps", "rope_theta"))
         _check_multiple("vision encoder", self, "hidden_size", "num_attention_heads")
         if self.head_dim % 4:
             raise ConfigError(
@@ -40,6 +58,13 @@ class VisionConfig:
     def patch_values(self) -> int:
         """Numbers in one flattened patch: channels x patch_size x patch_size (588 for every released model)."""
         return self.num_channels * self.patch_size**2
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the encoder's weights have."""
+        dim, wide = self.hidden_size, self.intermediate_size
+        layer = 4 * (dim + 1) * dim + (dim + 1) * wide + (wide + 1) * dim + 4 * dim  # attention, MLP, two norms
+        return (self.patch_values + 1) * dim + self.num_hidden_layers * layer + 2 * dim
 
 
 @dataclass(frozen=True)
@@ -63,9 +88,13 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "llama3", "yarn"):
-            raise ConfigError(f"decoder: no rope scaling of kind {self.kind!r}; there are linear, llama3 and yarn")
-        if not self.factor >= 1:
-            raise ConfigError(f"decoder: the factor of its rope scaling should be at least 1, not {self.factor}")
+            raise ConfigError(
+                f"decoder: no rope scaling of kind {quoted(self.kind)}; there are linear, llama3 and yarn"
+            )
+        if not 1 <= self.factor <= MOST_REAL:
+            raise ConfigError(
+                f"decoder: the factor of its rope scaling should be at least 1, not {quoted(self.factor)}"
+            )
         if not self.low_freq_factor < self.high_freq_factor:
             raise ConfigError("decoder: low_freq_factor of its rope scaling should be below high_freq_factor")
 
@@ -100,12 +129,26 @@ class LanguageConfig:
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
+        _check_numbers("decoder", self, ("rms_norm_eps", "rope_theta"))
         _check_multiple("decoder", self, "num_attention_heads", "num_key_value_heads")
         if not self.head_dim:
             _check_multiple("decoder", self, "hidden_size", "num_attention_heads")
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise ConfigError(f"decoder: head size {self.head_dim} is odd, and RoPE rotates pairs")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise ConfigError(f"decoder: yarn needs a rope_theta above 1, not {self.rope_theta}")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the decoder's weights have, a head of its own included."""
+        dim, heads = self.hidden_size, self.num_attention_heads * self.head_dim
+        inner = heads + 2 * self.num_key_value_heads * self.head_dim  # q, k and v
+        layer = dim * inner + heads * dim + 3 * dim * self.intermediate_size + 2 * dim
+        layer += inner * self.qkv_bias + dim * self.output_bias + 2 * self.head_dim * self.qk_norm
+        layer += (2 * self.intermediate_size + dim) * self.mlp_bias
+        tables = 1 if self.tie_word_embeddings else 2
+        return tables * self.vocab_size * dim + self.num_hidden_layers * layer + dim
 
 
 @dataclass(frozen=True)
@@ -126,12 +169,31 @@ class ModelConfig:
     layout: Layout = "official"
 
     @property
+    def parameters(self) -> int:
+        """How many numbers the model's weights have."""
+        dim = self.language.hidden_size
+        projector = (self.vision.hidden_size + 1) * dim + (self.projector_depth - 1) * (dim + 1) * dim
+        return self.vision.parameters + projector + self.language.parameters
+
+    @property
     def visual_token_ids(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys((self.image_token_id, self.video_token_id)))
 
     def token_id_for(self, modal: str) -> int:
         """The id that stands for one visual token of an "image" or a "video"."""
         return self.video_token_id if modal == "video" else self.image_token_id
+
+
+def _check_numbers(tower: str, config: VisionConfig | LanguageConfig, real: tuple[str, ...]) -> None:
+    """Whole numbers within LIMITS, and real ones above 0."""
+    for name, value in vars(config).items():
+        most, least = LIMITS.get(name), 0 if name == "head_dim" else 1
+        if most is not None and not (type(value) is int and least <= value <= most):
+            raise ConfigError(f"{tower}: {name} should be a whole number from 1 to {most}, not {quoted(value)}")
+        if name in real and not (type(value) in (int, float) and 0 < value <= MOST_REAL):
+            raise ConfigError(
+                f"{tower}: {name} should be a number above 0 and at most {MOST_REAL:g}, not {quoted(value)}"
+            )
 
 
 def _check_multiple(tower: str, config: VisionConfig | LanguageConfig, whole: str, part: str) -> None:
@@ -146,8 +208,8 @@ def preset(name: str) -> ModelConfig:
     Raises:
         ConfigError: for any other name.
     """
-    if name.lower() not in PRESETS:
-        raise ConfigError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name.lower() not in PRESETS:
+        raise ConfigError(f"no preset named {quoted(name)}; there are {', '.join(PRESETS)}")
     return PRESETS[name.lower()]
 
 

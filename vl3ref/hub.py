@@ -1,11 +1,12 @@
 """The name of a checkpoint -> its folder: on disk, shipped with this package, or from the Hugging Face hub."""
 
-import json
+import hashlib
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vl3ref.errors import CheckpointError, ConfigError
+from vl3ref.errors import CheckpointError, quoted
 
 TINY = "vl3-tiny"
 """The checkpoint that comes with the package."""
@@ -48,22 +49,25 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
         CheckpointError: there is no such folder, and the hub has no such name or cannot be reached.
     """
     if not isinstance(name, str | Path) or not str(name):
-        raise CheckpointError(f"a checkpoint is a folder or a name, not {name!r}")
-    folder = Path(name).expanduser()
+        raise CheckpointError(f"a checkpoint is a folder or a name, not {quoted(name)}")
+    folder = Path(os.path.expanduser(name))  # Path's own raises on users that are not there
     if os.path.isdir(folder):  # Path.is_dir raises on names that are too long
         return folder
+    if os.path.isdir(before := folder.parent / f".{folder.name}.old"):  # see files.new_folder
+        raise CheckpointError(f"{folder} was being saved when its process ended; rename {before} to {folder.name}")
     if str(name) == TINY:
         return tiny_folder()
     hub_name = RELEASED.get(str(name).lower(), str(name))
     if hub_name.count("/") != 1 or hub_name.startswith((".", "/", "~")) or hub_name.endswith("/"):
         raise CheckpointError(
-            f"{name} is not a folder, and no hub name either (owner/name, or {', '.join([TINY, *RELEASED])})"
+            f"{quoted(str(name), 300)} is not a folder, and no hub name either "
+            f"(owner/name, or {', '.join([TINY, *RELEASED])})"
         )
     return download(hub_name, revision)
 
 
 def download(hub_name: str, revision: str | None = None, folder: str | Path | None = None) -> Path:
-    """Fetch a checkpoint with huggingface_hub, which shows progress, resumes, verifies and caches.
+    """Fetch a checkpoint with huggingface_hub, which shows progress, resumes and caches; then check what came.
 
     Args:
         hub_name: "owner/name", or a short name.
@@ -74,38 +78,47 @@ def download(hub_name: str, revision: str | None = None, folder: str | Path | No
         The folder that holds the files.
 
     Raises:
-        CheckpointError: the hub has no such name or cannot be reached.
+        CheckpointError: the hub has no such name or cannot be reached, or what it sent is not what it promised.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    hub_name = RELEASED.get(hub_name.lower(), hub_name)
+    hub_name, began = RELEASED.get(hub_name.lower(), hub_name), time.time()
     try:
-        return Path(snapshot_download(hub_name, revision=revision, local_dir=folder, allow_patterns=NEEDED_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        found = Path(snapshot_download(hub_name, revision=revision, local_dir=folder, allow_patterns=NEEDED_FILES))
+    except Exception as error:  # its own, those of the library it speaks HTTP with, and the system's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"there is no folder {hub_name} here, and it could not be fetched from the Hugging Face hub: {reason}"
+            f"there is no folder {hub_name} here, and it could not be fetched from the Hugging Face hub: {reason[:300]}"
         ) from None
+    for file, promised in _promises(found):
+        if file.stat().st_mtime >= began - CLOCKS and _hash(file, sha256=len(promised) == 64) != promised:
+            file.unlink()
+            raise CheckpointError(f"{found / file.name} came damaged (its hash is another), and was removed; try again")
+    return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint's file.
+CLOCKS = 60
+"""Seconds by which the clocks of a machine and of its disks may differ."""
 
-    Raises:
-        ConfigError: the file is missing, is not JSON, or holds something other than an object.
+
+def _promises(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Fetched files, with the hash that the hub gave of each: sha256 of large files, git's sha1 of small ones.
+
+    huggingface_hub compares sizes alone. In its cache, files are named by their hash, and links to them lie in the
+    folder; elsewhere it keeps a record of each.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; a checkpoint folder needs its {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} should hold a JSON object, not a {type(content).__name__}")
-    return content
+    for file in folder.iterdir():
+        record = folder / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
+        lines = record.read_text(encoding="utf-8").split("\n") if record.is_file() else []
+        blob = Path(os.path.realpath(file))
+        promised = lines[1] if len(lines) > 1 else blob.name
+        if blob.is_file() and len(promised) in (40, 64) and not set(promised) - set("0123456789abcdef"):
+            yield blob, promised
 
 
-def read_json_if_there(path: Path) -> dict[str, Any]:
-    """As `read_json`; an empty dict if there is no such file."""
-    return read_json(path) if path.exists() else {}
+def _hash(file: Path, sha256: bool) -> str:
+    found = hashlib.sha256() if sha256 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 24):
+            found.update(block)
+    return found.hexdigest()

@@ -2,9 +2,16 @@
 
 from vl3ref.checkpoints.change import Change, apply_change, read_change
 from vl3ref.checkpoints.layouts import read_config, read_language_config, read_vision_config
-from vl3ref.checkpoints.loading import load_language_model, load_model, load_processor, load_vision_encoder
-from vl3ref.checkpoints.saving import check_saveable, convert, save, save_model, staged, write_json
-from vl3ref.checkpoints.tensor_files import TensorFiles
+from vl3ref.checkpoints.loading import (
+    find_device,
+    load,
+    load_language_model,
+    load_model,
+    load_processor,
+    load_vision_encoder,
+)
+from vl3ref.checkpoints.saving import check_saveable, convert, save, save_model, write_json, write_model
+from vl3ref.checkpoints.tensor_files import TensorFiles, write_tensors
 
 __all__ = [
     "Change",
@@ -12,6 +19,8 @@ __all__ = [
     "apply_change",
     "check_saveable",
     "convert",
+    "find_device",
+    "load",
     "load_language_model",
     "load_model",
     "load_processor",
@@ -22,6 +31,7 @@ __all__ = [
     "read_vision_config",
     "save",
     "save_model",
-    "staged",
     "write_json",
+    "write_model",
+    "write_tensors",
 ]

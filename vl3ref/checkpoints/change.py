@@ -7,6 +7,7 @@ A checkpoint never names code to run: whoever loads a changed model's checkpoint
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from vl3ref.errors import ChangeError
+from vl3ref.errors import ChangeError, quoted
+from vl3ref.files import check_regular
 from vl3ref.model.videollama3 import VideoLLaMA3
 
 Change = Callable[[VideoLLaMA3], Any]
@@ -53,11 +55,10 @@ def read_change(place: str) -> Change:
         ChangeError: there is no such file or function, or the file cannot be imported.
     """
     file, _, function = place.rpartition(":")
-    path = Path(file).expanduser().absolute()
+    path = Path(os.path.expanduser(file)).absolute()
     if not file.endswith(".py") or not function.isidentifier():
-        raise ChangeError(f"a change is given as file.py:function, not {place!r}")
-    if not path.is_file():
-        raise ChangeError(f"there is no file {path} to take the change {function} from")
+        raise ChangeError(f"a change is given as file.py:function, not {quoted(place)}")
+    check_regular(path, ChangeError)
     spec = importlib.util.spec_from_file_location(f"vl3ref_change_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

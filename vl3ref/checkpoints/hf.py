@@ -14,7 +14,7 @@ from vl3ref.checkpoints.official import NORMALISATION
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
-from vl3ref.hub import read_json_if_there
+from vl3ref.files import read_json_if_there
 from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.template import SYSTEM_PROMPT
 
@@ -39,7 +39,7 @@ def read_config(raw: Section, folder: Path | None) -> ModelConfig:
     ids = {key: raw.get(key) for key in ("bos_token_id", "eos_token_id") if nested.get(key) is None}
     text = Section({**nested.values, **ids, "tie_word_embeddings": tied}, nested.where)
     language = parts.read_decoder(text, text.get("model_type") or "qwen2")
-    video = Section(_processor_sections(folder)[1] if folder else {}, f"{folder}, video processor")
+    video = _processor_sections(folder)[1] if folder else Section({}, "video processor")
     return ModelConfig(
         vision=parts.read_vision(raw.section("vision_config")),
         language=language,
@@ -101,18 +101,17 @@ def read_processor(folder: Path) -> dict[str, Any]:
     since the sizes follow the official rule.
     """
     image, video = _processor_sections(folder)
-    size, merge = image.get("size") or {}, image.get("merge_size")
-    least = size.get("shortest_edge") or image.get("min_pixels")
-    most = size.get("longest_edge") or image.get("max_pixels")
-    unit = ((image.get("patch_size") or 14) * (merge or 1)) ** 2
+    size = image.section("size") if image.get("size") else Section({}, image.where)
+    unit = (image.size("patch_size", 14) * image.size("merge_size", 1)) ** 2
     found = {
         "fps": video.get("fps"),
         "max_frames": video.get("max_frames"),
-        "image_merge_size": merge,
+        "image_merge_size": image.get("merge_size"),
         "video_merge_size": video.get("merge_size"),
-        "min_tokens": max(least // unit, 1) if least else None,
-        "max_tokens": max(most // unit, 1) if most else None,
     }
+    for end, edge in (("min", "shortest_edge"), ("max", "longest_edge")):
+        section, key = (size, edge) if size.get(edge) else (image, f"{end}_pixels")
+        found[f"{end}_tokens"] = max(section.size(key) // unit, 1) if section.get(key) else None
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -150,10 +149,17 @@ def write_processor(config: ProcessorConfig, model: ModelConfig) -> dict[str, di
     }
 
 
-def _processor_sections(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _processor_sections(folder: Path) -> tuple[Section, Section]:
     """Of images and of videos: one file in transformers 5, a file for each in transformers 4."""
-    nested = read_json_if_there(folder / "processor_config.json")
+    path = folder / "processor_config.json"
+    nested = Section(read_json_if_there(path, ConfigError), str(path))
+
+    def section(key: str, file: str) -> Section:
+        if nested.get(key):
+            return nested.section(key)
+        return Section(read_json_if_there(folder / file, ConfigError), str(folder / file))
+
     return (
-        nested.get("image_processor") or read_json_if_there(folder / "preprocessor_config.json"),
-        nested.get("video_processor") or read_json_if_there(folder / "video_preprocessor_config.json"),
+        section("image_processor", "preprocessor_config.json"),
+        section("video_processor", "video_preprocessor_config.json"),
     )

@@ -4,6 +4,7 @@ Layouts are told apart by `model_type`. All that is particular to one is in `off
 the same functions; the towers, which both hold and which have folders of their own, are in `parts.py`.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from vl3ref.checkpoints import hf, official, parts
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import LanguageConfig, Layout, ModelConfig, VisionConfig
-from vl3ref.errors import ConfigError
-from vl3ref.hub import read_json
+from vl3ref.errors import ConfigError, quoted
+from vl3ref.files import read_json
 
 WHOLE_TYPES = (*official.MODEL_TYPES, *hf.MODEL_TYPES)
 
@@ -45,7 +46,7 @@ def module_of(layout: Layout) -> Any:
         ConfigError: for any other name.
     """
     if layout not in ("official", "hf"):
-        raise ConfigError(f"no layout named {layout!r}; there are official and hf")
+        raise ConfigError(f"no layout named {quoted(layout)}; there are official and hf")
     return official if layout == "official" else hf
 
 
@@ -74,7 +75,9 @@ def read_config(source: Mapping[str, Any] | str | Path) -> ModelConfig:
     raw = config_section(source)
     kind = raw.get("model_type")
     if kind not in WHOLE_TYPES:
-        raise ConfigError(f"{raw.where}: model_type {kind!r} is not a VideoLLaMA 3 (known: {', '.join(WHOLE_TYPES)})")
+        raise ConfigError(
+            f"{raw.where}: model_type {quoted(kind)} is not a VideoLLaMA 3 (known: {', '.join(WHOLE_TYPES)})"
+        )
     if kind in official.MODEL_TYPES:
         return official.read_config(raw)
     return hf.read_config(raw, folder=None if isinstance(source, Mapping) else Path(raw.where).parent)
@@ -92,7 +95,7 @@ def read_vision_config(source: Mapping[str, Any] | str | Path) -> VisionConfig:
     if kind in parts.VISION_TYPES:
         return parts.read_vision(raw)
     known = ", ".join(parts.VISION_TYPES + parts.SIGLIP_TYPES)
-    raise ConfigError(f"{raw.where}: model_type {kind!r} is not a vision encoder (known: {known})")
+    raise ConfigError(f"{raw.where}: model_type {quoted(kind)} is not a vision encoder (known: {known})")
 
 
 def read_language_config(source: Mapping[str, Any] | str | Path) -> LanguageConfig:
@@ -101,14 +104,18 @@ def read_language_config(source: Mapping[str, Any] | str | Path) -> LanguageConf
     kind = raw.get("model_type")
     if kind in WHOLE_TYPES:
         return read_config(source).language
-    if kind in parts.DECODER_TYPES:
+    if kind in tuple(parts.DECODER_TYPES):  # a list could not be looked up in a dict
         return parts.read_decoder(raw, kind)
-    raise ConfigError(f"{raw.where}: model_type {kind!r} is not a decoder (known: {', '.join(parts.DECODER_TYPES)})")
+    raise ConfigError(
+        f"{raw.where}: model_type {quoted(kind)} is not a decoder (known: {', '.join(parts.DECODER_TYPES)})"
+    )
 
 
 def config_section(source: Mapping[str, Any] | str | Path) -> Section:
     """A config.json, given as in `read_config`."""
     if isinstance(source, Mapping):
         return Section(source, "config")
-    path = Path(source) / "config.json" if Path(source).is_dir() else Path(source)
-    return Section(read_json(path), str(path))
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"a config is a folder, a file or its content, not {quoted(source)}")
+    path = Path(source) / "config.json" if os.path.isdir(source) else Path(source)
+    return Section(read_json(path, ConfigError), str(path))

@@ -6,6 +6,7 @@ its place once, in its final device and dtype.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from vl3ref.checkpoints.layouts import (
 )
 from vl3ref.checkpoints.tensor_files import TensorFiles
 from vl3ref.checkpoints.values import DTYPES, Section
-from vl3ref.config import ModelConfig
-from vl3ref.errors import CheckpointError, ConfigError, InputError
-from vl3ref.hub import TINY, find_checkpoint, read_json_if_there
+from vl3ref.config import MOST_REAL, ModelConfig
+from vl3ref.errors import CheckpointError, ConfigError, InputError, quoted
+from vl3ref.files import listed, read_json_if_there
+from vl3ref.hub import TINY, find_checkpoint
 from vl3ref.inputs.processor import Processor
 from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.tokenizer import Tokenizer
@@ -43,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Tensors of these types are read, as safetensors calls them."""
+
 Device = torch.device | str | None
 DType = torch.dtype | str | None
 
@@ -53,6 +58,25 @@ SIGLIP_DROPPED = (VISION + "embeddings.position_embedding.", VISION + "embedding
 """What google's SigLIP has and a NaViT has not (any resolution needs no position table)."""
 
 SIGLIP_TEXT = ("text_model.", "logit_scale", "logit_bias")
+
+
+def load(
+    source: str | Path = TINY, device: Device = None, dtype: DType = None, change: Change | None = None
+) -> tuple[VideoLLaMA3, Processor]:
+    """A model, in eval mode, and its processor.
+
+    Args:
+        source: a checkpoint folder of either layout, or a name ("vl3-tiny", "2b", "7b", or one of the hub's).
+        device: default: the GPU if there is one.
+        dtype: default: float32 on a CPU, the checkpoint's own elsewhere.
+        change: a function that swaps parts of the freshly built model, before its weights are read (see `load_model`).
+
+    Raises:
+        CheckpointError, ConfigError, ChangeError: with a sentence that says what is wrong.
+    """
+    folder = find_checkpoint(source)
+    model = load_model(folder, device, dtype, change)
+    return model, load_processor(folder, model.config)
 
 
 def load_model(
@@ -153,6 +177,8 @@ def _load(
     """
     device, dtype = _placement(device, dtype, folder)
     files = TensorFiles(folder)
+    if change is None:
+        _check_size(files, config, part)
     with torch.device("meta"):
         module = kind(config)
     original = shapes_of(module)
@@ -165,11 +191,20 @@ def _load(
     with torch.no_grad():
         for theirs, ours in names.items():
             read = files.read(theirs)
-            if tensors[ours].is_floating_point() and (not read.is_floating_point() or read.element_size() < 2):
-                raise CheckpointError(f"{folder}: {theirs} is {read.dtype}; quantised checkpoints are not read")
             # A copy, not the mapped pages themselves: a file that is overwritten later must not change a loaded model.
             tensors[ours].copy_(read)
     return module.eval()
+
+
+def _check_size(files: TensorFiles, config: Any, part: str) -> None:
+    """Parameters that the config describes against those in the files, before a module is built for any of them. What
+    does not fit, tensor by tensor, `_match` says."""
+    held = sum(math.prod(shape) for shape in files.shapes().values())
+    if config.parameters > 2 * held or (not part and held > 4 * config.parameters):
+        raise CheckpointError(
+            f"the config.json in {files.folder} describes {config.parameters:,} parameters, and the safetensors files "
+            f"beside it hold {held:,}: one of them is of another model, or damaged"
+        )
 
 
 def _match(
@@ -197,6 +232,8 @@ def _match(
             problems.append(f"twice: {ours}")
         elif place is not None and shape == tuple(place.shape):
             names[theirs] = ours
+            if place.is_floating_point() and files.dtype(theirs) not in FLOATS:
+                problems.append(f"quantised: {theirs} is {files.dtype(theirs)}; only {', '.join(FLOATS)} are read")
         elif shape == original.get(ours) and (place is None or not place.is_meta):
             continue
         elif place is not None:
@@ -211,20 +248,20 @@ def _match(
     if dropped:
         logger.warning("dropped (2D RoPE replaces SigLIP's position table, and there is no pooling): %s", dropped)
     advice = ""
-    if not changed and any(not problem.startswith("twice") for problem in problems):
+    if not changed and any(not problem.startswith(("twice", "quantised")) for problem in problems):
         advice = "\nIf a changed model was saved here, load it whole with the change= that it was saved with."
-    absent = [name for name in tensors if name not in (*names.values(), *unfit)]
+    filled = {*names.values(), *unfit}
+    absent = [name for name in tensors if name not in filled]
     problems += [f"missing: {name} {tuple(tensors[name].shape)}" for name in absent if tensors[name].is_meta]
     if problems:
         raise CheckpointError(
-            f"the weights in {files.folder} do not fit its config.json{' and the change' if changed else ''}:\n  "
-            + "\n  ".join(problems)
-            + advice
+            f"the weights in {files.folder} do not fit its config.json{' and the change' if changed else ''} "
+            f"({len(problems)} of {len(shapes)} tensors):{listed(problems)}{advice}"
         )
     if absent:
-        listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        first = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         text = "%d tensors of the change are not in %s and keep the values it gave them: %s"
-        logger.warning(text, len(absent), files.folder, listed)
+        logger.warning(text, len(absent), files.folder, first)
     return names
 
 
@@ -243,19 +280,30 @@ def _give_memory(module: nn.Module, device: torch.device, dtype: torch.dtype) ->
             setattr(owner, name, torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device))
 
 
-def _placement(device: Device, dtype: DType, folder: Path) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype to load in, the defaults filled in."""
+def find_device(device: Device = None) -> torch.device:
+    """A device to compute on; by default the GPU if there is one, or the CPU.
+
+    Raises:
+        CheckpointError: there is no such device, or this torch cannot use it.
+    """
     name = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # an unknown name; a kind this torch was built without
-        raise CheckpointError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        place = torch.empty(1, device=name).device
+    except Exception as error:  # torch's, and those of the packages that some kinds of devices are imported from
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"device {quoted(str(name))} cannot be used: {reason}") from None
     if place.type == "meta":
         raise CheckpointError("the meta device holds no weights; name one that computes")
+    return place
+
+
+def _placement(device: Device, dtype: DType, folder: Path) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype to load in, the defaults filled in."""
+    place = find_device(device)
     stored = config_section(folder).dtype()
     wanted = str(dtype or ("float32" if place.type == "cpu" else stored)).removeprefix("torch.")
     if wanted not in DTYPES:
-        raise CheckpointError(f"dtype {wanted} cannot be computed with; there are {', '.join(DTYPES)}")
+        raise CheckpointError(f"dtype {quoted(wanted)} cannot be computed with; there are {', '.join(DTYPES)}")
     return place, getattr(torch, wanted)
 
 
@@ -263,10 +311,10 @@ def _generation_settings(folder: Path) -> tuple[dict[str, float], tuple[int, ...
     """The recommended sampling and the end-of-text ids of generation_config.json, if it is there. Settings that do
     nothing are left out, but for the temperature."""
     path = folder / "generation_config.json"
-    raw = Section(read_json_if_there(path), str(path))
+    raw = Section(read_json_if_there(path, ConfigError), str(path))
     sampling: dict[str, float] = {}
     for key, default in SAMPLING_DEFAULTS.items() if raw.get("do_sample") else ():
-        value = raw.read(key, "a number", lambda x: type(x) in (int, float), default)
+        value = raw.read(key, "a number", lambda x: type(x) in (int, float) and abs(x) <= MOST_REAL, default)
         if key == "temperature" or value != default:
             sampling[key] = value
     return sampling, raw.end_ids()

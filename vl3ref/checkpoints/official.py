@@ -12,8 +12,8 @@ from typing import Any
 from vl3ref.checkpoints import parts
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
-from vl3ref.errors import ConfigError
-from vl3ref.hub import read_json_if_there
+from vl3ref.errors import ConfigError, quoted
+from vl3ref.files import read_json_if_there
 from vl3ref.inputs.processor_config import ProcessorConfig
 
 MODEL_TYPES = {f"videollama3_{kind}": kind for kind in parts.DECODER_TYPES}
@@ -69,8 +69,8 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 def read_processor(folder: Path) -> dict[str, Any]:
     """The fields of ProcessorConfig that the folder's files give."""
-    sampling = read_json_if_there(folder / "processor_config.json")
-    sizes = read_json_if_there(folder / "preprocessor_config.json")
+    sampling = read_json_if_there(folder / "processor_config.json", ConfigError)
+    sizes = read_json_if_there(folder / "preprocessor_config.json", ConfigError)
     return {
         **{key: sampling[key] for key in SAMPLING if key in sampling},
         **{key: sizes[key] for key in BUDGET if sizes.get(key) is not None},
@@ -110,7 +110,9 @@ NORMALISATION = {
 def _projector_depth(raw: Section) -> int:
     """`mlpNx_gelu` -> N linear layers with exact GELU between them; `linear` is N = 1."""
     kind = raw.get("mm_projector_type") or "mlp2x_gelu"
-    match = re.fullmatch(r"mlp(\d+)x_gelu", "mlp1x_gelu" if kind == "linear" else str(kind))
+    match = re.fullmatch(r"mlp(\d{1,2})x_gelu", "mlp1x_gelu" if kind == "linear" else str(kind))
     if not match or not 1 <= int(match[1]) <= 16:
-        raise ConfigError(f"{raw.where}: mm_projector_type {kind!r} is not implemented (only mlpNx_gelu and linear)")
+        raise ConfigError(
+            f"{raw.where}: mm_projector_type {quoted(kind)} is not implemented (only mlpNx_gelu and linear)"
+        )
     return int(match[1])

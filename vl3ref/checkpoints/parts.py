@@ -11,8 +11,8 @@ alone are Qwen2's, the rest is Llama's.
 from typing import Any
 
 from vl3ref.checkpoints.values import Section
-from vl3ref.config import LanguageConfig, RopeScaling, VisionConfig
-from vl3ref.errors import ConfigError
+from vl3ref.config import LIMITS, LanguageConfig, RopeScaling, VisionConfig
+from vl3ref.errors import ConfigError, quoted
 
 VISION_TYPES = ("videollama3_vision_encoder", "video_llama_3_vision")
 SIGLIP_TYPES = ("siglip", "siglip_vision_model")
@@ -84,7 +84,7 @@ def read_decoder(raw: Section, kind: str) -> LanguageConfig:
         rope_theta=rope_theta,
         tie_word_embeddings=raw.flag("tie_word_embeddings"),
         max_position_embeddings=raw.size("max_position_embeddings", 32768),
-        bos_token_id=raw.get("bos_token_id"),
+        bos_token_id=None if raw.get("bos_token_id") is None else raw.token_id("bos_token_id", LIMITS["vocab_size"]),
         eos_token_ids=raw.end_ids(),
         head_dim=0 if raw.get("head_dim") is None and kind != "qwen3" else raw.size("head_dim", 128),
         qk_norm=kind == "qwen3",
@@ -138,7 +138,7 @@ def _read_rope(raw: Section, kinds: tuple[str, ...]) -> tuple[float, RopeScaling
     theta = (raw if rope.get("rope_theta") is None else rope).number("rope_theta", 10000.0)
     kind: Any = rope.get("rope_type") or rope.get("type") or kinds[0]
     if kind not in kinds:
-        raise ConfigError(f"{raw.where}: {key} of type {kind!r} is not implemented (only {', '.join(kinds)})")
+        raise ConfigError(f"{raw.where}: {key} of type {quoted(kind)} is not implemented (only {', '.join(kinds)})")
     rope.only("partial_rotary_factor", 1)
     rope.only("truncate", True)
     names = ROPE_KEYS.get(kind, ())

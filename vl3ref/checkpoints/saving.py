@@ -1,22 +1,18 @@
 """Modules and processors -> checkpoint folders, in either layout; and a folder of one layout -> one of the other.
 
-Everything is first written under a temporary name beside the folder, so that a run that is killed leaves what was there
-before. A new folder appears all at once; in one that exists, files are exchanged one by one.
+Everything is first written under a temporary name beside the folder, so that a process that is killed leaves what was
+there before. A folder appears, or is exchanged, all at once.
 """
 
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -25,8 +21,10 @@ from vl3ref.checkpoints import hf
 from vl3ref.checkpoints.layouts import LANGUAGE, file_name, module_of, our_name, read_config
 from vl3ref.checkpoints.loading import load_model, load_processor, saved_tensors, shapes_of
 from vl3ref.checkpoints.parts import DECODER_TYPES, write_decoder, write_vision
+from vl3ref.checkpoints.tensor_files import write_tensors
 from vl3ref.config import Layout, ModelConfig
 from vl3ref.errors import ChangeError, CheckpointError
+from vl3ref.files import listed, new_folder
 from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.language_model import LanguageModel
@@ -39,7 +37,7 @@ SHARD_BYTES = 5_000_000_000
 """Weights beyond this are split over several files with an index, as the hub's are."""
 
 OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-"""What a save writes beside config files, and what the next one may take away."""
+"""What the next save may take away, beside the files that it writes anew."""
 
 
 def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: Layout = "official") -> Path:
@@ -50,7 +48,7 @@ def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: L
     that lacks those names gets them added in the folder, as long as the embedding table has rows to spare.
 
     Raises:
-        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or `folder` is a file.
+        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or the folder cannot be written.
     """
     return save_model(model, folder, layout, processor=processor)
 
@@ -72,10 +70,23 @@ def save_model(
         processor: of a whole model, to be written as well, as in `save`.
 
     Raises:
-        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or `folder` is a file.
+        ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or the folder cannot be written.
     """
     check_saveable(model, layout)
     folder = Path(folder).absolute()
+    with new_folder(folder, CheckpointError, OWN_FILES) as staging:
+        write_model(model, staging, layout, max_shard_bytes, processor)
+    return folder
+
+
+def write_model(
+    model: Saveable,
+    folder: Path,
+    layout: Layout = "official",
+    max_shard_bytes: int = SHARD_BYTES,
+    processor: Processor | None = None,
+) -> None:
+    """What `save_model` does once the folder is there, which is not protected from being half written."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     tensors = saved_tensors(model)
     described: dict[str, Any]
@@ -100,15 +111,13 @@ def save_model(
         sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
         ids = {key: decoder[key] for key in ("bos_token_id", "eos_token_id")}
         files["generation_config.json"] = {**ids, "do_sample": bool(sampling), **sampling}
-    with staged(folder) as staging:
-        for name, content in files.items():
-            write_json(staging / name, content)
-        if backend is not None:
-            backend.save(str(staging / "tokenizer.json"))
-        if backend is not None and layout == "hf":
-            (staging / "chat_template.jinja").write_text(hf.CHAT_TEMPLATE, encoding="utf-8")
-        _write_shards(tensors, staging, max_shard_bytes)
-    return folder
+    for name, content in files.items():
+        write_json(folder / name, content)
+    if backend is not None:
+        (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+    if backend is not None and layout == "hf":
+        (folder / "chat_template.jinja").write_text(hf.CHAT_TEMPLATE, encoding="utf-8")
+    _write_shards(tensors, folder, max_shard_bytes)
 
 
 def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
@@ -121,11 +130,12 @@ def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
         target: a folder that does not exist yet, or is empty.
 
     Raises:
-        CheckpointError: the target holds files already, or the tokenizer has no room for the layout's visual tokens.
+        CheckpointError: the target holds files already, or cannot be written; or the tokenizer has no room for the
+            layout's visual tokens.
         ConfigError: the layout cannot express the model.
     """
     folder, target = find_checkpoint(source), Path(target).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise CheckpointError(f"{target} exists and is not empty; name a new folder")
     model = load_model(folder, device="cpu", dtype=read_config(folder).dtype)
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "merges.txt"))
@@ -166,34 +176,7 @@ def check_saveable(model: Saveable, layout: Layout = "official", processor: Proc
         differing = sorted(name for name in plain.keys() | held.keys() if plain.get(name) != held.get(name))
         problems += [f"{name}: {held.get(name, 'none')} instead of {plain.get(name, 'none')}" for name in differing]
     if problems:
-        raise ChangeError("the model could not be loaded again:\n  " + "\n  ".join(problems))
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, whose files take their places there once all of them are written.
-
-    Raises:
-        CheckpointError: `folder` is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; name a folder to save to")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp's are private
-        yield staging
-        if not folder.exists():
-            os.rename(staging, folder)
-            return
-        new = {file.name for file in staging.iterdir()}
-        for name in sorted(new):
-            os.replace(staging / name, folder / name)
-        for old in folder.iterdir():
-            if OWN_FILES.fullmatch(old.name) and old.name not in new:
-                old.unlink()
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise ChangeError(f"the model could not be loaded again:{listed(problems)}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -245,5 +228,4 @@ def _write_shards(tensors: Mapping[str, Tensor], folder: Path, max_shard_bytes: 
             memory = x.untyped_storage().data_ptr()
             shard[name] = x.clone() if memory in seen else x  # safetensors refuses tensors that share memory
             seen.add(memory)
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        shutil.copymode(folder / "config.json", folder / file)  # safetensors writes files only their owner can read
+        write_tensors(shard, folder / file)

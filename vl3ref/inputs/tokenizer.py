@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from vl3ref.errors import CheckpointError
-from vl3ref.hub import read_json
+from vl3ref.files import MOST_JSON, read_bytes, read_json
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -57,7 +57,7 @@ class Tokenizer:
         folder = Path(folder)
         try:
             if (folder / "tokenizer.json").exists():
-                return cls(Backend.from_file(str(folder / "tokenizer.json")))
+                return cls(Backend.from_buffer(read_bytes(folder / "tokenizer.json", CheckpointError, MOST_JSON)))
             if (folder / "merges.txt").exists():
                 return cls(_from_merges(folder))
         except CheckpointError:
@@ -116,12 +116,14 @@ def _from_merges(folder: Path) -> Backend:
     merges.txt suffices: without vocab.json, ids are the 256 byte symbols in GPT-2's order and then the merged pairs in
     order, which is true of every Qwen2 and Qwen2.5 tokenizer.
     """
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    lines = (
+        read_bytes(folder / "merges.txt", CheckpointError, MOST_JSON).decode("utf-8").replace("\r\n", "\n").split("\n")
+    )
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in merges):
         raise CheckpointError(f"{folder / 'merges.txt'} has a line that is not two symbols")
     if (folder / "vocab.json").exists():
-        vocab: dict[str, int] = read_json(folder / "vocab.json")
+        vocab: dict[str, int] = read_json(folder / "vocab.json", CheckpointError)
     else:
         symbols = [*_byte_symbols(), *("".join(pair) for pair in merges)]
         vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
@@ -145,9 +147,9 @@ def _byte_symbols() -> list[str]:
 
 def _added_tokens(folder: Path) -> dict[str, int]:
     if (folder / "added_tokens.json").exists():
-        return read_json(folder / "added_tokens.json")
+        return read_json(folder / "added_tokens.json", CheckpointError)
     if (folder / "tokenizer_config.json").exists():
-        entries = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+        entries = read_json(folder / "tokenizer_config.json", CheckpointError).get("added_tokens_decoder", {})
         return {entry["content"]: int(index) for index, entry in entries.items()}
     return {}
 
