@@ -139,7 +139,7 @@ def test_options_of_generation_reach_it(loaded):
 
 def test_abandoned_answer_continues_from_what_was_said(chat):
     first = chat.prepare("What is it?")
-    tokens = chat._tokens(first)
+    tokens = chat._alone(chat._tokens(first), chat._turn)
     next(tokens), next(tokens)
     tokens.close()
     list(chat.answer(chat.prepare("And why?")))

@@ -333,8 +333,3 @@ def test_a_decoder_takes_ids_and_a_model_takes_inputs(model: VideoLLaMA3, decode
             generate(decoder, ids)
     with pytest.raises(InputError, match="ModelInputs"):
         generate(model, torch.tensor([5]))
-
-
-def test_going_past_the_trained_length_is_warned_of(decoder: LanguageModel) -> None:
-    with pytest.warns(UserWarning, match="trained on 32768"):
-        next(stream(decoder, torch.tensor([5]), max_new_tokens=32768))

@@ -541,7 +541,7 @@ def test_a_model_without_a_head_of_its_own_uses_its_embedding_table() -> None:
         (lambda i: setattr(i, "pixel_values", i.pixel_values[:-1]), "but the grids ask for"),
         (lambda i: setattr(i, "merge_sizes", torch.tensor([4])), "cannot be merged by 4"),
         (lambda i: setattr(i, "merge_sizes", torch.tensor([0])), "cannot be merged by 0"),
-        (lambda i: setattr(i, "modals", ["film"]), "'film' is not known"),
+        (lambda i: setattr(i, "modals", ["film"]), "'image' and 'video', not"),
         (lambda i: setattr(i, "modals", []), "go together"),
         (lambda i: setattr(i, "grid_sizes", None), "go together"),
     ],

@@ -149,7 +149,7 @@ def test_options_of_a_call_override_those_of_the_checkpoint_for_that_call() -> N
     ("options", "message"),
     [
         ({"max_token": 5}, "no option 'max_token'; there are .*max_tokens"),
-        ({"max_tokens": 0}, "max_tokens should be a whole number of at least 1"),
+        ({"max_tokens": 0}, "max_tokens should be a whole number from 1"),
         ({"max_tokens": 1.5}, "max_tokens should be a whole number"),
         ({"max_tokens": "many"}, "max_tokens should be a whole number"),
         ({"max_tokens": True}, "max_tokens should be a whole number"),

@@ -9,15 +9,18 @@ conversation. Two things differ: an answer stays as the model tokenised it, and 
 visual tokens, not those of the whole conversation.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vl3ref.errors import InputError, quoted
 from vl3ref.generation import stream
 from vl3ref.inputs.files import file_part
 from vl3ref.inputs.processor import Processor
+from vl3ref.limits import check_prompt, memory_errors
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 
@@ -25,8 +28,9 @@ from vl3ref.model_inputs import ModelInputs
 class Chat:
     """A conversation with a model.
 
-    An answer may be abandoned half-way: the next turn continues after what was given out. A turn that fails leaves the
-    conversation as it was.
+    An answer may be abandoned half-way: the next turn continues after what was given out, and the old answer cannot be
+    read on. A turn that fails leaves the conversation as it was. Threads may share the model, each with a Chat of its
+    own; two that use one Chat at the same time are refused.
 
     Args:
         model, processor: of the same checkpoint.
@@ -42,6 +46,7 @@ class Chat:
     def __init__(self, model: VideoLLaMA3, processor: Processor, system: str | None = None, **options: Any) -> None:
         self.model, self.processor, self.system = model, processor, system
         self.options = {"max_new_tokens": 512} | options
+        self._computing = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
@@ -51,6 +56,7 @@ class Chat:
         self.answer_ids: list[int] = []
         self._held = self.cache.lengths, self.cache.offsets  # after the latest token; a turn that fails goes back to it
         self._open = False  # whether the latest answer still has to be closed
+        self._turn = object()  # stands for the latest answer; an older one cannot be read on
 
     @property
     def finish_reason(self) -> str:
@@ -68,22 +74,47 @@ class Chat:
             overrides: of the processor, for this turn (max_tokens, fps, max_frames, ...).
 
         Raises:
-            InputError: at once, if a file cannot be read.
+            InputError: at once, if a file cannot be read, or the prompt is too long (see `vl3ref.limits`); while the
+                answer is read, if another turn has begun meanwhile, or another thread is reading.
         """
         return self.answer(self.prepare(text, files, **overrides))
 
     def prepare(self, text: str, files: Sequence[str | Path | Mapping[str, Any]] = (), **overrides: Any) -> ModelInputs:
         """The inputs of the new turn alone: what `ask` makes of its arguments before the model sees them."""
+        if not isinstance(files, list | tuple) or any(not isinstance(file, str | Path | Mapping) for file in files):
+            raise InputError(f"files should be a list of paths, or of parts of a message, not {quoted(files)}")
         parts = [file if isinstance(file, Mapping) else file_part(file) for file in files]
         messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
         first = not self.ids
         if first and self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
-        return self.processor(messages, add_system_prompt=first, **overrides)
+
+        def check(inputs: ModelInputs) -> None:
+            allow_long = self.options.get("allow_long", False)
+            check_prompt(self.model, inputs, self.options.get("pruner"), self.cache.lengths[0], allow_long)
+
+        return self.processor(messages, add_system_prompt=first, check=check, **overrides)
 
     def answer(self, inputs: ModelInputs) -> Iterator[str]:
         """The answer to a turn that `prepare` made, in pieces of text."""
-        return (piece for _, piece in self.processor.decode_stream(self._tokens(inputs)))
+        return (piece for _, piece in self.processor.decode_stream(self._alone(self._tokens(inputs), self._turn)))
+
+    def _alone(self, tokens: Iterator[tuple[int, int]], turn: object) -> Iterator[tuple[int, int]]:
+        """The tokens, as long as no other turn begins. `turn`: the latest one when the question was asked."""
+        while True:
+            if not self._computing.acquire(blocking=False):
+                raise InputError("this chat is answering already, in another thread: give each thread its own Chat")
+            try:
+                if self._turn is not turn:
+                    raise InputError("another turn of this chat has begun since this one was asked: ask again")
+                turn = self._turn = object()
+                with memory_errors(), torch.inference_mode():
+                    pair = next(tokens, None)
+            finally:
+                self._computing.release()
+            if pair is None:
+                return
+            yield pair
 
     def _tokens(self, inputs: ModelInputs) -> Iterator[tuple[int, int]]:
         self._close_answer()
@@ -96,7 +127,6 @@ class Chat:
             self._held = self.cache.lengths, self.cache.offsets
             yield conversation, token
 
-    @torch.inference_mode()
     def _close_answer(self) -> None:
         """Bring the cache to where the next turn begins: <|im_end|> and a newline after the latest answer.
 

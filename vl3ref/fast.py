@@ -135,6 +135,9 @@ def encode_equal_frames_once(model: VideoLLaMA3) -> Iterator[None]:
         InputError: the encoder was changed so that equal frames get different features at different times.
     """
     encoder = model.vision_encoder
+    if "forward" in vars(encoder):  # another context does it already; while it lasts, if it is another thread's
+        yield
+        return
     _check_time_does_not_matter(encoder)
     encode_all = encoder.forward
 
@@ -158,7 +161,7 @@ def encode_equal_frames_once(model: VideoLLaMA3) -> Iterator[None]:
     try:
         yield
     finally:
-        del encoder.forward
+        vars(encoder).pop("forward", None)
 
 
 def first_occurrences(frames: Float[Tensor, "frames patches values"]) -> list[int]:

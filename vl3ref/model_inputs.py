@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vl3ref.config import ModelConfig
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 
 IGNORE_INDEX = -100
 """The label of a token that is not trained on (torch's `ignore_index`)."""
@@ -75,7 +75,16 @@ class ModelInputs:
 
         lengths, grid_sizes and merge_sizes stay on the CPU, where Python reads them to lay out the work. `dtype` can
         only widen the pixels: pruning needs them in float32, and the encoder casts to its own dtype itself.
+
+        Raises:
+            InputError: there is no such device, or dtype is none of torch's.
         """
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype should be one of torch's for real numbers, or None, not {quoted(dtype)}")
+        try:
+            device = None if device is None else torch.empty(0, device=device).device
+        except (TypeError, RuntimeError, AssertionError) as error:  # AssertionError: a kind torch was built without
+            raise InputError(f"device {quoted(device)} cannot be used: {str(error).splitlines()[0]}") from None
         moved: dict[str, Any] = {"input_ids": self.input_ids.to(device)}
         if self.labels is not None:
             moved["labels"] = self.labels.to(device)
@@ -118,29 +127,25 @@ class ModelInputs:
         if low < 0 or high >= vocab:
             raise InputError(f"input_ids run from {low} to {high}, but the vocabulary from 0 to {vocab - 1}")
         if self.pixel_values is not None and self.grid_sizes is not None and self.merge_sizes is not None:
-            check_grids(
-                self.pixel_values, self.grid_sizes.tolist(), self.merge_sizes.tolist(), config.vision.patch_values
-            )
+            check_grids(self.pixel_values, self.grid_sizes, self.merge_sizes, config.vision.patch_values)
         placed, given = int(self.is_visual(config.visual_token_ids).sum()), sum(self.tokens_per_visual())
         if placed != given:
             raise InputError(f"input_ids hold {placed} visual tokens, but images and videos make {given}")
 
     def _check_types(self) -> None:
-        axes = {"input_ids": 1, "lengths": 1, "grid_sizes": 2, "merge_sizes": 1, "pixel_values": 2}
-        for name, rank in axes.items():
-            x, kind = getattr(self, name), "floating-point" if name == "pixel_values" else "integer"
-            if x is None and name not in ("input_ids", "lengths"):
-                continue
-            if not isinstance(x, Tensor) or x.ndim != rank or x.is_floating_point() != (name == "pixel_values"):
-                raise InputError(f"{name} should be a {kind} tensor of {rank} axes")
+        check_tensor("input_ids", self.input_ids, 1)
+        check_tensor("lengths", self.lengths, 1)
+        for name, axes in {"grid_sizes": 2, "merge_sizes": 1, "pixel_values": 2}.items():
+            if getattr(self, name) is not None:
+                check_tensor(name, getattr(self, name), axes)
+        if not isinstance(self.modals, list | tuple) or any(modal not in ("image", "video") for modal in self.modals):
+            raise InputError(f"modals should be a list of 'image' and 'video', not {quoted(self.modals)}")
         counts = [None if x is None else len(x) for x in (self.grid_sizes, self.merge_sizes, self.modals or None)]
         if len(set(counts)) > 1 or (self.pixel_values is None) != (counts[0] is None):
             raise InputError(
                 "pixel_values, grid_sizes, merge_sizes and modals go together, one of the last three for each visual; "
                 f"there are {', '.join('none' if n is None else str(n) for n in counts)} of those"
             )
-        if unknown := set(self.modals) - {"image", "video"}:
-            raise InputError(f"modal {unknown.pop()!r} is not known; there are 'image' and 'video'")
 
 
 def join(parts: Sequence[ModelInputs]) -> ModelInputs:
@@ -167,12 +172,31 @@ def join(parts: Sequence[ModelInputs]) -> ModelInputs:
     return ModelInputs(**joined)
 
 
-def check_grids(pixel_values: Tensor, grids: Sequence[Sequence[int]], merges: Sequence[int], patch_values: int) -> None:
+def check_tensor(name: str, x: Any, axes: int) -> None:
+    """
+    Raises:
+        InputError: pixel_values are no real numbers, anything else no whole ones; or they have another form.
+    """
+    fits = isinstance(x, Tensor) and x.ndim == axes and (name != "grid_sizes" or x.shape[1] == 3)
+    if not fits or not (x.is_floating_point() if name == "pixel_values" else x.dtype in (torch.int64, torch.int32)):
+        kind = "floating-point" if name == "pixel_values" else "int64"
+        form = "(visuals, 3)" if name == "grid_sizes" else f"{axes} {'axis' if axes == 1 else 'axes'}"
+        given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else quoted(x)
+        raise InputError(f"{name} should be a {kind} tensor of {form}, not {given}")
+
+
+def check_grids(pixel_values: Tensor, grid_sizes: Tensor, merge_sizes: Tensor, patch_values: int) -> None:
     """Refuse grids that cannot be merged, and pixels that do not belong to them.
 
     Raises:
         InputError: naming the two that should agree.
     """
+    check_tensor("pixel_values", pixel_values, 2)
+    check_tensor("grid_sizes", grid_sizes, 2)
+    check_tensor("merge_sizes", merge_sizes, 1)
+    grids, merges = grid_sizes.tolist(), merge_sizes.tolist()
+    if len(grids) != len(merges):
+        raise InputError(f"there are {len(grids)} grid_sizes, but {len(merges)} merge_sizes")
     for (t, h, w), merge in zip(grids, merges, strict=True):
         if merge < 1 or min(t, h, w) < 1 or h % merge or w % merge:
             raise InputError(f"a grid of {t} x {h} x {w} patches cannot be merged by {merge}")

@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
+
+NOT_FINITE = -1
+"""In place of a token whose logits hold NaN or infinity: Python sees it where it reads the token."""
+
+LEAST, MOST = 1e-3, 1e6
+"""Temperatures and repetition penalties: far beyond all use, and no logit divided by one overflows float32."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class Sampling:
         penalty_scope: what counts as seen: "new" tokens (as in the official model, which generates from embeddings), or
             the "prompt" as well (as in transformers' port).
         seed: conversation b samples with seed + b, so that one alone gets the same as the first of several. None takes
-            a seed from the operating system.
+            a seed from the operating system. The same seed gives the same answer in every run, thread and batch on a
+            CPU in float32, where no two tokens are likelier by less than rounding (1e-6); on a GPU, and in bfloat16,
+            the kernels that torch picks for another batch size round otherwise, and answers can part.
 
     Raises:
         InputError: a value out of range.
@@ -41,18 +49,20 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is_number(self.temperature) or not (self.temperature == 0 or self.temperature >= 1e-3):
-            raise InputError(f"temperature should be 0 (greedy), or at least 0.001, not {self.temperature!r}")
+        if not _is_number(self.temperature) or not (self.temperature == 0 or self.temperature >= LEAST):
+            given = quoted(self.temperature)
+            raise InputError(f"temperature should be 0 (greedy), or from {LEAST} to {MOST:,.0f}, not {given}")
         if self.top_k is not None and not (is_whole(self.top_k) and self.top_k >= 1):
-            raise InputError(f"top_k should be a whole number of at least 1, or None, not {self.top_k!r}")
+            raise InputError(f"top_k should be a whole number of at least 1, or None, not {quoted(self.top_k)}")
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise InputError(f"top_p should be above 0 and at most 1, or None, not {self.top_p!r}")
-        if not (_is_number(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise InputError(f"repetition_penalty should be above 0, not {self.repetition_penalty!r}")
+            raise InputError(f"top_p should be above 0 and at most 1, or None, not {quoted(self.top_p)}")
+        if not (_is_number(self.repetition_penalty) and self.repetition_penalty >= LEAST):
+            given = quoted(self.repetition_penalty)
+            raise InputError(f"repetition_penalty should be a number from {LEAST} to {MOST:,.0f}, not {given}")
         if self.seed is not None and not (is_whole(self.seed) and 0 <= self.seed < 2**62):
-            raise InputError(f"seed should be a whole number from 0 to 2^62, or None, not {self.seed!r}")
+            raise InputError(f"seed should be a whole number from 0 to 2^62, or None, not {quoted(self.seed)}")
         if self.penalty_scope not in ("new", "prompt"):
-            raise InputError(f"penalty_scope should be 'new' or 'prompt', not {self.penalty_scope!r}")
+            raise InputError(f"penalty_scope should be 'new' or 'prompt', not {quoted(self.penalty_scope)}")
 
 
 class Sampler:
@@ -89,7 +99,10 @@ class Sampler:
                 generator.manual_seed(sampling.seed + conversation)
 
     def __call__(self, logits: Float[Tensor, "conversations vocab"]) -> Int[Tensor, " conversations"]:
-        logits = self.adjust(logits.float())
+        """The next token of each conversation, or `NOT_FINITE`."""
+        logits = logits.float()
+        finite = logits.sum(dim=-1).isfinite()  # NaN and infinity stay what they are in a sum; one pass
+        logits = self.adjust(logits)
         if self.sampling.temperature == 0:
             tokens = logits.argmax(-1)
         else:
@@ -98,7 +111,7 @@ class Sampler:
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
         self.new += 1
-        return tokens
+        return torch.where(finite, tokens, NOT_FINITE)
 
     def adjust(self, logits: Float[Tensor, "conversations vocab"]) -> Float[Tensor, "conversations vocab"]:
         """Everything before the token is sampled."""
@@ -158,7 +171,7 @@ def keep_top_p(logits: Float[Tensor, "*rows vocab"], p: float) -> Float[Tensor, 
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
 
 
 def is_whole(value: Any) -> bool:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.model_inputs import ModelInputs, VisualSource
 
 
@@ -48,9 +48,12 @@ def trace(inputs: ModelInputs, keep_mask: Bool[Tensor, " visual_tokens"] | None 
         return TokenTrace(nothing, nothing, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 4), nothing)
     if not inputs.sources or any(source.token_id is None for source in inputs.sources):
         raise InputError("these inputs do not say where their visuals came from; a processor's do")
-    keep = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask.cpu()
-    if len(keep) != sum(counts):
-        raise InputError(f"the keep mask has {len(keep)} entries for {sum(counts)} visual tokens")
+    keep_mask = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask
+    if not isinstance(keep_mask, Tensor) or keep_mask.dtype != torch.bool or keep_mask.ndim != 1:
+        raise InputError(f"keep_mask should be a bool tensor of 1 axis, not {quoted(keep_mask)}")
+    if len(keep_mask) != sum(counts):
+        raise InputError(f"the keep mask has {len(keep_mask)} entries for {sum(counts)} visual tokens")
+    keep = keep_mask.cpu()
 
     visual = inputs.is_visual(sorted({source.token_id for source in inputs.sources if source.token_id is not None}))
     kept = torch.ones_like(visual, device="cpu").masked_scatter(visual.cpu(), keep)

@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.model.token_merge import Frame
 from vl3ref.model.videollama3 import VideoLLaMA3
 
@@ -87,8 +87,10 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
     if "forward" in vars(vision):
         raise InputError("only distinct frames are encoded here (encode_equal_frames_once): watch outside of it")
     deepest = max(len(vision.encoder.layers), len(language.layers))
+    if layers is not None and not (isinstance(layers, Sequence) and all(isinstance(layer, int) for layer in layers)):
+        raise InputError(f"layers should be a list of whole numbers, or None, not {quoted(layers)}")
     if unknown := [layer for layer in layers or () if not -deepest <= layer <= deepest]:
-        raise InputError(f"there is no layer {unknown[0]}; the deeper tower has {deepest}")
+        raise InputError(f"there is no layer {quoted(unknown[0])}; the deeper tower has {deepest}")
     with ExitStack() as hooks:
         watched = Watched(
             _watch(vision.encoder.layers, vision.post_layernorm, layers, hooks),

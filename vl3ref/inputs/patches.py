@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from vl3ref.errors import InputError, quoted
 from vl3ref.inputs.images import RGB
 
 Size = tuple[int, int]
@@ -105,11 +106,22 @@ def patchify(
 
     Returns:
         (count * rows * columns, 3 * patch_size^2) float32 in [-1, 1], frame by frame in `PATCH_ORDER`.
+
+    Raises:
+        InputError: a frame is no such array; sizes do not fit each other.
     """
     height, width = size
+    if min(count, height, width, merge, patch_size) < 1 or height % (unit := patch_size * merge) or width % unit:
+        raise InputError(
+            f"patchify takes at least one frame, and a size in multiples of patch_size * merge: not {count} of "
+            f"{height} x {width} pixels in patches of {patch_size}, merged {merge} x {merge}"
+        )
     per_frame = (height // patch_size) * (width // patch_size)
     patches = np.empty((count, per_frame, 3 * patch_size**2), dtype=np.float32)
     for out, frame in zip(patches, frames, strict=True):
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
+            given = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "dtype") else quoted(frame)
+            raise InputError(f"a frame should be an array (height, width, 3) of uint8, not {given}: see load_image")
         levels = rearrange(_resized(frame, size), PATCH_ORDER, m1=merge, m2=merge, p1=patch_size, p2=patch_size)
         np.take(PIXEL_TABLE, levels, out=out, mode="clip")  # mode="raise" would go through a copy of `out`
     return torch.from_numpy(patches).flatten(0, 1)

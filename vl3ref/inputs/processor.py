@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import torch
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.inputs.images import RGB, load_image
 from vl3ref.inputs.patches import patchify, target_sizes
 from vl3ref.inputs.processor_config import ProcessorConfig
 from vl3ref.inputs.template import Message, Piece, check_messages, is_visual, parts, prompt_text, render
 from vl3ref.inputs.tokenizer import GrowingText, Tokenizer
 from vl3ref.inputs.videos import open_video
+from vl3ref.limits import check_memory, memory_errors, pixel_bytes
 from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs, VisualSource, join
 
 
@@ -36,12 +37,14 @@ class Processor:
         self.tokenizer = tokenizer
         self.config = config
 
+    @memory_errors()
     def __call__(
         self,
         conversations: Any,
         add_system_prompt: bool = True,
         add_generation_prompt: bool = True,
         return_labels: bool = False,
+        check: Callable[[ModelInputs], None] | None = None,
         **overrides: Any,
     ) -> ModelInputs:
         """One conversation, or several, as the model takes them.
@@ -54,18 +57,21 @@ class Processor:
             add_system_prompt: start with the default system prompt where a conversation has none of its own.
             add_generation_prompt: end with the opening of the assistant's turn.
             return_labels: fill in `ModelInputs.labels`: the assistant's words, -100 elsewhere.
+            check: called with the inputs of each conversation, without their pixels, before its frames are decoded: it
+                may refuse what would be too large.
             overrides: any field of `ProcessorConfig`, for this call: max_tokens, image_merge_size, video_merge_size,
                 fps, max_frames, ...
 
         Raises:
-            InputError: a conversation is malformed, a file cannot be read, a value is out of range.
+            InputError: a conversation is malformed, a file cannot be read, a value is out of range, the pixels need
+                more memory than there is.
         """
         config = self.config.override(**overrides)
         if not isinstance(conversations, Sequence) or isinstance(conversations, str) or not conversations:
             raise InputError("a conversation should be a list of messages; give one, or a list of several")
         batch = [conversations] if isinstance(conversations[0], Mapping) else conversations
         prepared = [
-            self._prepare(one, config, add_system_prompt, add_generation_prompt, return_labels) for one in batch
+            self._prepare(one, config, add_system_prompt, add_generation_prompt, return_labels, check) for one in batch
         ]
         return prepared[0] if len(prepared) == 1 else join(prepared)
 
@@ -76,6 +82,7 @@ class Processor:
         add_system_prompt: bool,
         add_generation_prompt: bool,
         return_labels: bool,
+        check: Callable[[ModelInputs], None] | None,
     ) -> ModelInputs:
         messages, visuals = _open_visuals(conversation, config)
         merges = [visual.merge for visual in visuals]
@@ -85,10 +92,7 @@ class Processor:
             (visual.count, height // config.patch_size, width // config.patch_size)
             for visual, (height, width) in zip(visuals, sizes, strict=True)
         ]
-        pixels = [
-            patchify(visual.frames(), visual.count, size, visual.merge, config.patch_size)
-            for visual, size in zip(visuals, sizes, strict=True)
-        ]
+        check_memory(pixel_bytes(grids, 3 * config.patch_size**2), torch.device("cpu"))
         frame_tokens = [
             (config.token_id_for(visual.modal), rows * columns // visual.merge**2)
             for visual, (frames, rows, columns) in zip(visuals, grids, strict=True)
@@ -96,16 +100,24 @@ class Processor:
         ]
         prompt = render(messages, add_system_prompt, add_generation_prompt)
         ids, labels = encode_pieces(prompt, self.tokenizer, frame_tokens)
-        return ModelInputs(
+        inputs = ModelInputs(
             input_ids=torch.tensor(ids),
             lengths=torch.tensor([len(ids)]),
-            pixel_values=(torch.cat(pixels) if len(pixels) > 1 else pixels[0]) if pixels else None,
-            grid_sizes=torch.tensor(grids) if pixels else None,
-            merge_sizes=torch.tensor(merges) if pixels else None,
+            grid_sizes=torch.tensor(grids) if grids else None,
+            merge_sizes=torch.tensor(merges) if merges else None,
             modals=[visual.modal for visual in visuals],
             labels=torch.tensor(labels) if return_labels else None,
             sources=[visual.source for visual in visuals],
         )
+        if check is not None:
+            check(inputs)
+        pixels = [
+            patchify(visual.frames(), visual.count, size, visual.merge, config.patch_size)
+            for visual, size in zip(visuals, sizes, strict=True)
+        ]
+        if pixels:
+            inputs.pixel_values = torch.cat(pixels) if len(pixels) > 1 else pixels[0]
+        return inputs
 
     def prompt(self, conversation: Any, add_system_prompt: bool = True, add_generation_prompt: bool = True) -> str:
         """The prompt of one conversation as text, one <image> per frame. Videos are sampled, but not decoded."""
@@ -181,7 +193,7 @@ def _open(part: Message, config: ProcessorConfig, number: int) -> _Visual:
     if data is None:
         raise InputError(f"a part of type {kind} names no {kind}: give {{'type': '{kind}', '{kind}': a path or data}}")
     if isinstance(data, str) and data.startswith(("http://", "https://")):
-        raise InputError(f"{data} is on the network; download it first")
+        raise InputError(f"{quoted(data, 300)} is on the network; download it first")
     name = str(data) if isinstance(data, str | Path) else f"{kind} {number}"
 
     if kind == "image":

@@ -1,11 +1,13 @@
 """How a checkpoint wants its inputs: the sampling of videos, sizes, and the ids of visual tokens."""
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.inputs.videos import checked_cut
+
+RANGES = {"token_id": (0, 2**31), "merge_size": (1, 16), "patch_size": (1, 1024), "tokens": (1, 10**9)}
+"""The least and the most of an option, by the end of its name; far more than any model has."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ProcessorConfig:
         known = [field.name for field in fields(self)]
         for name, value in options.items():
             if name not in known:
-                raise InputError(f"the processor has no option {name!r}; there are {', '.join(known)}")
+                raise InputError(f"the processor has no option {quoted(name)}; there are {', '.join(known)}")
             _check_option(name, value)
         return replace(self, **options)
 
@@ -60,7 +62,6 @@ def _check_option(name: str, value: Any) -> None:
     if name in ("fps", "max_frames"):
         checked_cut(**{name: value})
         return
-    least, most = 0 if name.endswith("_id") else 1, 16 if name.endswith("merge_size") else math.inf
+    least, most = next(limits for end, limits in RANGES.items() if name.endswith(end))
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise InputError(f"{name} should be a whole number {limits}, not {value!r}")
+        raise InputError(f"{name} should be a whole number from {least} to {most:,}, not {quoted(value)}")

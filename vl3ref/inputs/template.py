@@ -13,16 +13,31 @@ own, so that text may hold anything and stays text.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 
 SYSTEM_PROMPT = (
     "You are VideoLLaMA3 created by Alibaba DAMO Academy, "
     "a helpful assistant to help people understand images and videos."
 )
 ROLES = ("system", "user", "assistant", "stream")
+
+VIDEO_OPTIONS = ("fps", "max_frames", "start_time", "end_time")
+KEYS = {
+    "message": ("role", "content"),
+    "text": ("type", "text"),
+    "image": ("type", "image", "path", "timestamp", "num_frames"),
+    "video": ("type", "video", "path", "timestamps", "num_frames", *VIDEO_OPTIONS),
+    "the image of": ("image_path",),
+    "the video of": ("video_path", *VIDEO_OPTIONS),
+}
+"""What a message, each kind of part, and the official form of an image or a video may hold."""
+
+MOST_CHARACTERS = 4_000_000
+"""In one conversation: some million tokens, which take seconds to encode. The released models read 32,768."""
 
 Message: TypeAlias = Mapping[str, Any]
 """{"role": ..., "content": text, or a list of text, {"type": "text", "text": ...}, images and videos}."""
@@ -151,18 +166,37 @@ def check_messages(messages: Any) -> None:
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise InputError(f"{where} should be a dict with role and content")
         if message["role"] not in ROLES:
-            raise InputError(f"{where} has role {message['role']!r}; there are {', '.join(ROLES)}")
+            raise InputError(f"{where} has role {quoted(message['role'])}; there are {', '.join(ROLES)}")
+        check_keys(message, "message", where)
         if not isinstance(message["content"], str | Sequence):
             raise InputError(f"{where}: content should be text or a list of parts")
         for part in parts(message["content"]):
             _check_part(part, where)
+    characters = sum(len(part.get("text", "")) for message in messages for part in parts(message["content"]))
+    if characters > MOST_CHARACTERS:
+        raise InputError(f"the conversation has {characters:,} characters; shorten it to {MOST_CHARACTERS:,} at most")
+
+
+def check_keys(given: Mapping[Any, Any], kind: str, where: str) -> None:
+    """
+    Raises:
+        InputError: `given` has a key that nobody reads; names the nearest that somebody does.
+    """
+    for key in given:
+        if key not in KEYS[kind]:
+            near = get_close_matches(str(key)[:80], KEYS[kind], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS[kind])}"
+            raise InputError(f"{where} has the unknown key {quoted(key)}; {hint}")
 
 
 def _check_part(part: Any, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind not in ("text", "image", "video"):
-        raise InputError(f"{where} has a part of type {kind!r}; there are text, image and video")
+        raise InputError(f"{where} has a part of type {quoted(kind)}; there are text, image and video")
+    check_keys(part, kind, f"{where}: a part of type {kind}")
     if kind != "text":
+        if isinstance(part.get(kind), Mapping):
+            check_keys(part[kind], f"the {kind} of", f"{where}: the {kind} of a part")
         _check_times(part, where)
         return
     text = part.get("text")
@@ -181,6 +215,7 @@ def _check_times(part: Message, where: str) -> None:
     try:
         given = [0 if time is None else time, *(() if times is None else times)]
         valid = all(not isinstance(t, str) and math.isfinite(float(t)) for t in given)
+        valid = valid and (times is None or hasattr(times, "__len__"))  # a generator can be read once
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:

@@ -5,6 +5,7 @@ nothing a person types can end a turn or stand for an image; `special` gives the
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _from_merges(folder: Path) -> Backend:
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in merges):
         raise CheckpointError(f"{folder / 'merges.txt'} has a line that is not two symbols")
-    if (folder / "vocab.json").exists():
+    if os.path.lexists(folder / "vocab.json"):
         vocab: dict[str, int] = read_json(folder / "vocab.json", CheckpointError)
     else:
         symbols = [*_byte_symbols(), *("".join(pair) for pair in merges)]
@@ -146,7 +147,7 @@ def _byte_symbols() -> list[str]:
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    if (folder / "added_tokens.json").exists():
+    if os.path.lexists(folder / "added_tokens.json"):
         return read_json(folder / "added_tokens.json", CheckpointError)
     if (folder / "tokenizer_config.json").exists():
         entries = read_json(folder / "tokenizer_config.json", CheckpointError).get("added_tokens_decoder", {})

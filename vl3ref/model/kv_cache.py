@@ -24,6 +24,9 @@ from torch import Tensor
 from vl3ref.config import LanguageConfig
 from vl3ref.model.kernels import sdpa_last
 
+MOST_GROWTH = 2048
+"""Tokens: copying a full cache is then a small part of computing them."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -138,11 +141,13 @@ class KVCache:
             self.offsets = [position - held for position, held in zip(following, self.lengths, strict=True)]
 
     def reserve(self, lengths: Sequence[int]) -> None:
-        """Make room for `lengths` more tokens of the conversations, keeping what is stored."""
-        missing = max(held + new for held, new in zip(self.lengths, lengths, strict=True)) - self.capacity
-        if missing > 0:
-            self._replace(lambda x: F.pad(x, (0, 0, 0, missing)))
-            self.capacity += missing
+        """Make room for `lengths` more tokens of the conversations, keeping what is stored. A small cache grows to
+        twice its size, a large one by `MOST_GROWTH`: copies are rare, and little room stays empty."""
+        needed = max(held + new for held, new in zip(self.lengths, lengths, strict=True))
+        if needed > self.capacity:
+            capacity = max(needed, self.capacity + min(self.capacity, MOST_GROWTH))
+            self._replace(lambda x: F.pad(x, (0, 0, 0, capacity - x.shape[2])))
+            self.capacity = capacity
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all conversations but these."""

@@ -19,6 +19,7 @@ from vl3ref.config import LanguageConfig
 from vl3ref.errors import InputError
 from vl3ref.model.attention import PackedAttention
 from vl3ref.model.kv_cache import KVCache, Step, first_step
+from vl3ref.model.outputs import check_logits_to_keep
 from vl3ref.model.rope import Rotation, TextRotary, rotate
 
 Tokens = Float[Tensor, "tokens dim"]
@@ -57,6 +58,7 @@ class LanguageModel(nn.Module):
         Raises:
             InputError: x has another form, or lengths or ids do not fit it.
         """
+        check_logits_to_keep(logits_to_keep)
         lengths = [len(x)] if lengths is None else [int(n) for n in lengths]
         if x.ndim not in (1, 2) or (x.ndim == 2) != x.is_floating_point() or not len(x):
             raise InputError(f"the decoder takes ids (tokens,) or embeddings (tokens, dim), not {tuple(x.shape)}")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 
 
 @dataclass
@@ -61,5 +61,14 @@ def check_parts(features: Tensor, projected: Tensor, scores: Any, expected: tupl
         )
     usable = isinstance(scores, Tensor) and (scores.dtype == torch.bool or scores.is_floating_point())
     if not usable or tuple(scores.shape) != (tokens,):
-        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        made = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else quoted(scores)
         raise InputError(f"the pruner made {made}; it should be a bool mask or float scores of {tokens} visual tokens")
+
+
+def check_logits_to_keep(count: Any) -> None:
+    """
+    Raises:
+        InputError: it is no whole number from 0.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise InputError(f"logits_to_keep should be 0 (all) or a whole number above it, not {quoted(count)}")

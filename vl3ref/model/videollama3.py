@@ -20,7 +20,7 @@ from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import LanguageModel, last_of_each
 from vl3ref.model.loss import check_labels, next_token_loss
-from vl3ref.model.outputs import ModelOutput, Spliced, check_parts
+from vl3ref.model.outputs import ModelOutput, Spliced, check_logits_to_keep, check_parts
 from vl3ref.model.projector import Projector
 from vl3ref.model.vision import VisionEncoder
 from vl3ref.model_inputs import ModelInputs
@@ -72,6 +72,7 @@ class VideoLLaMA3(nn.Module):
         """
         if not isinstance(inputs, ModelInputs):
             raise InputError(f"the model takes ModelInputs, not a {type(inputs).__name__}; make them with a processor")
+        check_logits_to_keep(logits_to_keep)
         if labels is not None:
             check_labels(labels, len(inputs.input_ids), self.config.language.vocab_size)
         spliced = self.splice(inputs, pruner)

@@ -61,9 +61,9 @@ class VisionEncoder(nn.Module):
         Args: as in `ModelInputs`; pixels of any float dtype.
         Raises InputError: the merge size does not divide a grid, or the pixels are not the grids'.
         """
-        grids, merges = grid_sizes.tolist(), merge_sizes.tolist()
-        check_grids(pixel_values, grids, merges, self.config.patch_values)
-        frames = [(h, w, merge) for (t, h, w), merge in zip(grids, merges, strict=True) for _ in range(t)]
+        check_grids(pixel_values, grid_sizes, merge_sizes, self.config.patch_values)
+        grids = zip(grid_sizes.tolist(), merge_sizes.tolist(), strict=True)
+        frames = [(h, w, merge) for (t, h, w), merge in grids for _ in range(t)]
         limit = self.chunk_patches or CHUNK_PATCHES.get(pixel_values.device.type, CHUNK_PATCHES["cpu"])
         chunks = list(in_chunks(frames, limit))
         patches = pixel_values.split([sum(h * w for h, w, _ in chunk) for chunk in chunks])
