@@ -188,7 +188,7 @@ def test_sampling_that_does_nothing(vl3ref_main):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.mp4", "What?"], "missing.mp4 does not exist"),
+        (["missing.mp4", "What?"], "missing.mp4' does not exist"),
         ([CAT], "there is no question"),
         ([CAT, CLIP], "there is no question"),
         ([str(ROOT / "pyproject.toml"), "What?"], "neither a picture"),
@@ -202,9 +202,9 @@ def test_sampling_that_does_nothing(vl3ref_main):
         (["Hello", "--max-tokens", "0"], "max_new_tokens should be a whole number of at least 1"),
         (["Hello", "--temperature", "-1"], "temperature should be"),
         (["Hello", "--top-k", "0"], "top_k should be"),
-        (["Hello", "--device", "abacus"], "device abacus cannot be used"),
-        (["Hello", "--dtype", "int8"], "dtype int8 cannot be computed with"),
-        (["Hello", "--model", "nowhere"], "nowhere is not a folder"),
+        (["Hello", "--device", "abacus"], "device 'abacus' cannot be used"),
+        (["Hello", "--dtype", "int8"], "dtype 'int8' cannot be computed with"),
+        (["Hello", "--model", "nowhere"], "'nowhere' is not a folder"),
     ],
 )
 def test_wrong_input_is_one_line(vl3ref_main, arguments, said):
@@ -317,16 +317,50 @@ def test_text_is_never_markup(vl3ref_main, monkeypatch, typed, tmp_path):
     typed("[/b]?", "/add a[/b].png", "[/b]?")
     assert vl3ref_main("chat", "a[/b].png")[0] == "[/b] [red]x\n" * 2
     assert "a[/b].png: image" in vl3ref_main("inspect", "a[/b].png", "--out", "a[/b].out")[0]
-    assert "[/b].gif does not exist" in vl3ref_main("ask", "[/b].gif", "What?", rc=2)[1]
+    assert "[/b].gif' does not exist" in vl3ref_main("ask", "[/b].gif", "What?", rc=2)[1]
     assert "[/b]" in vl3ref_main("ask", "--[/b]", rc=2)[1]
 
 
 def test_a_terminal_does_not_obey_an_answer(vl3ref_main, monkeypatch):
-    said = "a\tb\n\x1b[2J\x9b1m\x07"
+    said = "a\tb\n\x1b[2J\x9b1m\x07\r\u202e"
     monkeypatch.setattr(Chat, "answer", lambda self, inputs: iter([said]))
     assert vl3ref_main("ask", "Hello")[0] == said + "\n"  # a file gets it as it is
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert vl3ref_main("ask", "Hello")[0] == "a\tb\n\\x1b[2J\\x9b1m\\x07\n"
+    assert vl3ref_main("ask", "Hello")[0] == "a\tb\n\\x1b[2J\\x9b1m\\x07\\x0d\\u202e\n"
+
+
+def test_stderr_is_spelled_out_always(vl3ref_main, tmp_path):
+    _, err = vl3ref_main("ask", "a\x1b[2J\n\r\u202eb.png", "What?", rc=2)
+    assert err == "error: 'a\\x1b[2J\\n\\r\\u202eb.png' does not exist\n"
+    err = vl3ref_main("ask", "--a\x1b\nb", rc=2)[1]
+    assert err.startswith("error: No such option: --a\\x1b") and err.count("\n") == 1
+    assert len(vl3ref_main("ask", "--top-k", "9" * 5000, "Hello", rc=2)[1]) < 650
+
+
+def test_json_of_a_name_that_is_not_unicode(vl3ref_main, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9 \xc3\xa9.png")
+    Image.open(CAT).resize((28, 28)).save(file)
+    out, _ = vl3ref_main("ask", file, "What?", *FEW, "--json")
+    assert json.loads(out)["sources"][0]["name"] == str(file)
+    assert "28 x 28" in vl3ref_main("inspect", file, "--out", tmp_path / "a.png")[0]
+    out, _ = vl3ref_main("inspect", CAT, "--out", file)
+    assert Image.open(file).format == "PNG"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_stdout_is_an_error(vl3ref_main, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", "Hello", *FEW])
+    assert stop.value.code == 2
+
+
+def test_a_reader_who_leaves_is_no_error(vl3ref_main, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert vl3ref_main("ask", "Hello", *FEW, rc=141)[1].count("\n") == 1  # the note on what vl3-tiny knows
 
 
 def interrupted(*_, **__):
@@ -373,7 +407,9 @@ def test_a_process_that_is_interrupted_and_whose_reader_leaves():
     process.send_signal(signal.SIGINT)
     err = b""
     while not err.endswith(b"goes on from here\n> "):
-        err += process.stderr.read(1)
+        byte = process.stderr.read(1)
+        assert byte, err
+        err += byte
     process.stdout.close()
     process.stdin.close()
     err += process.stderr.read()

@@ -10,7 +10,7 @@ import pytest
 import vl3ref
 from tests.helpers import ROOT
 
-EXTRAS = ("transformers", "torchvision", "matplotlib", "pytest", "av")
+EXTRAS = ("transformers", "torchvision", "matplotlib", "pytest")
 
 AT_IMPORT = {"einops", "jaxtyping", "numpy", "safetensors", "tokenizers", "vl3ref"}
 """What importing vl3ref may import beside torch. Videos, images, the hub and the command line come when used."""
@@ -19,6 +19,7 @@ CODE = f"""
 import json, sys, torch
 before = set(sys.modules)
 import vl3ref
+from vl3ref import *
 brought = sorted(set(sys.modules) - before)
 model, processor = vl3ref.load("vl3-tiny", device="cpu")
 clip = {{"type": "video", "video": "tests/goldens/frames/v10_3s.mp4"}}
@@ -36,6 +37,23 @@ def test_importing_is_cheap_and_answering_needs_no_extra() -> None:
     )
     assert not [name for name in brought if name.startswith(("torch._dynamo", "torch._inductor", "torch.distributed"))]
     assert extras == []
+
+
+def test_the_command_line_answers_without_torch() -> None:
+    """So Ctrl-C finds a handler within a few hundredths of a second, and --help does not wait."""
+    code = "import sys, vl3ref.cli.app; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False False\n"
+
+
+def test_names_are_fetched_when_they_are_used() -> None:
+    assert sorted(name for names in vl3ref._HOMES.values() for name in [*names]) == sorted(
+        set(vl3ref.__all__) - {"__version__"}
+    )
+    assert set(vl3ref.__all__) <= set(dir(vl3ref))
+    assert callable(vl3ref.generation.stream)
+    with pytest.raises(AttributeError, match="module 'vl3ref' has no attribute 'nothing'"):
+        vl3ref.nothing  # noqa: B018
 
 
 def test_it_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

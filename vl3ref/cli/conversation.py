@@ -1,6 +1,5 @@
 """`vl3ref ask` and `vl3ref chat`."""
 
-import json
 import os
 import sys
 import time
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vl3ref.cli.options import AnswerOptions, load, note, option, say, status, with_options
+from vl3ref.cli.interrupts import raising
+from vl3ref.cli.options import AnswerOptions, load, option, with_options
+from vl3ref.cli.printing import note, say, say_json, status
 from vl3ref.errors import InputError, VL3Error
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def ask(
             say(piece, end="")
     clock.append(time.perf_counter())
     if as_json:
-        print(json.dumps(_report(chat, inputs, options, "".join(pieces), clock), ensure_ascii=False))
+        say_json(_report(chat, inputs, options, "".join(pieces), clock))
     else:
         say("")
         _note_cut(chat)
@@ -65,27 +66,28 @@ def chat(
     """
     parts = options.parts(files or [])
     chat = _start(options)
-    for line in _lines():
-        try:
-            if line.startswith("/add "):
-                parts += options.parts([line.removeprefix("/add ").strip()])
-            elif line == "/reset":
-                chat.reset()
-                parts = []
-            elif line.startswith("/"):
-                note("commands: /add FILE, /reset, /exit")
-            else:
-                # Files that cannot be read are not shown again: else every later question would fail with them.
-                shown, parts = parts, []
-                for piece in _answer(chat, _read(chat, line, shown, options)):
-                    say(piece, end="")
+    with raising():
+        for line in _lines():
+            try:
+                if line.startswith("/add "):
+                    parts += options.parts([line.removeprefix("/add ").strip()])
+                elif line == "/reset":
+                    chat.reset()
+                    parts = []
+                elif line.startswith("/"):
+                    note("commands: /add FILE, /reset, /exit")
+                else:
+                    # Files that cannot be read are not shown again: else every later question would fail with them.
+                    shown, parts = parts, []
+                    for piece in _answer(chat, _read(chat, line, shown, options)):
+                        say(piece, end="")
+                    say("")
+                    _note_cut(chat)
+            except VL3Error as error:
+                note(f"error: {error}")
+            except KeyboardInterrupt:
                 say("")
-                _note_cut(chat)
-        except VL3Error as error:
-            note(f"error: {error}")
-        except KeyboardInterrupt:
-            say("")
-            note("note: stopped; the conversation goes on from here")
+                note("note: stopped; the conversation goes on from here")
 
 
 def _start(options: AnswerOptions) -> "Chat":
@@ -105,7 +107,7 @@ def _check_question(question: str, files: list[str]) -> None:
 def _lines() -> Iterator[str]:
     """What a person types, until /exit or the end of the input. The prompt goes to stderr."""
     while True:
-        say("> ", end="", err=True)
+        note("> ", end="")
         line = sys.stdin.readline() if sys.stdin else ""  # Python has no stdin where it was closed: vl3ref chat <&-
         if not line:
             note("")

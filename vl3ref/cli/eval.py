@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from vl3ref.cli.options import Device, check_device, note, option
+from vl3ref.cli.options import Device, check_device, check_outputs, option, write_text
+from vl3ref.cli.printing import note, say_table
 from vl3ref.errors import InputError
 
 
@@ -30,9 +30,7 @@ def evaluate(
         raise InputError(f"--questions should be at least 1, not {questions}")
     if seed is not None and seed < 0:
         raise InputError(f"--seed should be at least 0, not {seed}")
-    for file in (json_file, markdown):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise InputError(f"{file} cannot be written: it is a folder, or its folder is not there")
+    check_outputs(json_file, markdown)
     check_device(device)
     import vl3ref
     from vl3ref.checkpoints import read_change
@@ -57,8 +55,8 @@ def evaluate(
     table = Table(*examination.rows(columns)[0])
     for row in examination.rows(columns)[1:]:
         table.add_row(*row)
-    Console(width=140).print(table)
+    say_table(table, width=140)
     if json_file is not None:
-        json_file.write_text(json.dumps(examination.as_json(columns), indent=2) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(examination.as_json(columns), indent=2) + "\n")
     if markdown is not None:
-        markdown.write_text(examination.as_markdown(columns), encoding="utf-8")
+        write_text(markdown, examination.as_markdown(columns))

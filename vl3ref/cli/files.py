@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from vl3ref.cli.options import MediaOptions, note, option, say, status, with_options
+from vl3ref.cli.interrupts import raising
+from vl3ref.cli.options import MediaOptions, option, with_options
+from vl3ref.cli.printing import note, say, say_table, status
 from vl3ref.errors import InputError
+from vl3ref.files import new_file
 
 
 @with_options(MediaOptions)
@@ -32,12 +34,10 @@ def inspect(
         model, processor = inspection.without_weights(read_config(folder)), load_processor(folder)
         seen = inspection.inspect_part(part, model, processor, options.pruner, **options.overrides)
     say(inspection.headline(seen))
-    Console().print(inspection.table_of(seen))
+    say_table(inspection.table_of(seen))
     path = Path(f"{Path(file).resolve().stem}.inspect.png") if out is None else out
-    try:
-        inspection.contact_sheet(seen).save(path, format="PNG")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    with raising(), new_file(path, InputError) as fresh:
+        inspection.contact_sheet(seen).save(fresh, format="PNG")
     note(f"wrote {path}")
 
 
@@ -73,6 +73,6 @@ def convert(
     """Write a checkpoint in the other layout, with its processor and tokenizer files."""
     from vl3ref import checkpoints
 
-    with status(f"converting {source}"):
+    with raising(), status(f"converting {source}"):
         checkpoints.convert(source, target, to)
     note(f"wrote {target}")

@@ -1,21 +1,22 @@
-"""What several commands share: their options, and how they print.
+"""What several commands share: their options, and how they load a model.
 
 Options that go together are the fields of a dataclass, whose methods say what they mean; `with_options` gives them to a
 command.
 """
 
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.status import Status
-from rich.text import Text
 
-from vl3ref.errors import InputError
+from vl3ref.cli.interrupts import raising
+from vl3ref.cli.printing import note, status
+from vl3ref.errors import InputError, quoted
+from vl3ref.files import new_file
 
 if TYPE_CHECKING:
     from vl3ref.inputs.processor import Processor
@@ -26,43 +27,25 @@ TOY = (
     "note: vl3-tiny, the model in the box, knows a synthetic world of shapes, signs, charts and forms, and nothing else"
 )
 
-# ----------------------------------------------------------------------------------------------------------- printing
-
-stderr = Console(stderr=True)
-
-CONTROL_CHARACTERS = {n: f"\\x{n:02x}" for n in (*range(0x20), *range(0x7F, 0xA0)) if chr(n) not in "\n\t"}
-"""Spelled out on a terminal, which would obey them: move its cursor, say, or change its window's title."""
-
-
-def say(text: str, end: str = "\n", err: bool = False) -> None:
-    """Print to stdout or stderr. Files and pipes get the text as it is."""
-    stream = sys.stderr if err else sys.stdout
-    if stream is None:  # closed: vl3ref ask ... >&-
-        return
-    print(text.translate(CONTROL_CHARACTERS) if stream.isatty() else text, end=end, file=stream, flush=True)
-
-
-def note(line: str) -> None:
-    """One line on stderr."""
-    say(line, err=True)
-
-
-def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Replaces `warnings.showwarning`, which prints a line of code as well."""
-    note("warning: " + " ".join(str(message).split()))
-
-
-def status(text: str) -> Status:
-    """A context within which a terminal shows what is being done. Brackets in the text are not markup."""
-    return stderr.status(Text(text.translate(CONTROL_CHARACTERS)))
-
+LARGEST = 2**63 - 1
+"""Of a number on the command line: what 64 bits hold."""
 
 # ------------------------------------------------------------------------------------------------------------ options
 
 
 def option(*names: str, help: str, panel: str = "Options", **settings: Any) -> Any:
     """An option. Its name is the parameter's, unless others are given (as flags that have no --no- form need)."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **settings)
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, callback=_checked, **settings)
+
+
+def _checked(context: Any, option: Any, value: Any) -> Any:
+    """
+    Raises:
+        InputError: a number that is none, is infinite, or does not fit into 64 bits.
+    """
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise InputError(f"{option.opts[0]} should be a number that fits into 64 bits, not {quoted(value)}")
+    return value
 
 
 SEES, ANSWERS, RUNS = "What the model sees", "How it answers", "Where it runs"
@@ -127,6 +110,7 @@ class AnswerOptions(MediaOptions):
     top_p: Annotated[float | None, option(help="Sample among the likeliest that sum to p.", panel=ANSWERS)] = None
     repetition_penalty: Annotated[float | None, option(help="Above 1: repeat less.", panel=ANSWERS)] = None
     seed: Annotated[int | None, option(help="Seed of the sampling.", panel=ANSWERS)] = None
+    allow_long: Annotated[bool, option("--allow-long", help="Go on past the trained length.", panel=ANSWERS)] = False
     device: Device = None
     dtype: Dtype = None
 
@@ -148,7 +132,7 @@ class AnswerOptions(MediaOptions):
         if greedy and unused:
             note(f"note: greedy decoding does not use {', '.join(unused)}; give --temperature or --sample")
         lengths = {"max_new_tokens": self.max_tokens, "min_new_tokens": self.min_tokens}
-        return {**lengths, **sampling, "pruner": self.pruner}
+        return {**lengths, **sampling, "pruner": self.pruner, "allow_long": self.allow_long}
 
 
 def with_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -192,9 +176,34 @@ def load(name: str, device: str | None, dtype: str | None) -> tuple["VideoLLaMA3
 
 
 def check_device(name: str | None) -> None:
+    """
+    Raises:
+        InputError: it is none, or cannot be computed on: a kind that this torch was built without, a number too high.
+    """
     import torch
 
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a kind this torch was built without
-        raise InputError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        torch.ones(1, device=name).item()
+    except Exception as error:  # torch's kinds of device each have an error of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"device {quoted(name)} cannot be used: {reason[:200]}") from None
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Before the work is done, rather than after it.
+
+    Raises:
+        InputError: a file that could not be written: it is a folder, or its folder is not there.
+    """
+    for path in paths:
+        if path is not None and (os.path.isdir(path) or not os.path.isdir(path.absolute().parent)):
+            raise InputError(f"{quoted(str(path), 300)} cannot be written: it is a folder, or its folder is not there")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    with raising(), new_file(path, InputError) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")

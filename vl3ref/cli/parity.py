@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from vl3ref.cli.options import Device, Dtype, VisualTokens, check_device, load, note, option, status
-from vl3ref.errors import InputError
+from vl3ref.cli.interrupts import raising
+from vl3ref.cli.options import Device, Dtype, VisualTokens, check_device, check_outputs, load, option, write_text
+from vl3ref.cli.printing import note, say_table, status
+from vl3ref.errors import InputError, quoted
+from vl3ref.files import new_file
 
 OUTPUTS = "What it writes"
 
@@ -57,9 +59,7 @@ def parity(
     from vl3ref.parity.reference import record_reference
     from vl3ref.parity.synthetic import random_geometry, synthetic_inputs
 
-    for path in (dump, markdown, json, plot):
-        if path and not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+    check_outputs(dump, markdown, json, plot)
     if model and random:
         raise InputError("--model and --random exclude each other")
     if layers is not None and not random:
@@ -68,6 +68,8 @@ def parity(
         raise InputError("a random model has no tokenizer to read a file's question with; leave the file out")
     if frames < 1:
         raise InputError(f"--frames should be at least 1, not {frames}")
+    if tolerance is not None and tolerance < 0:
+        raise InputError(f"--tolerance should be at least 0, not {tolerance:g}")
 
     processor: Any = None
     given: Any = None
@@ -108,17 +110,15 @@ def parity(
             theirs |= record_reference(network, inputs, attention, new_tokens)
         precise = record_in_float64(network, inputs) if float64 else None
     report = compare_activations(ours, theirs, precise, tolerance, about)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120  # in a file, or a pipe, there is no edge to fit to
-    console.print(report.table())
+    say_table(report.table())
     if dump:
         save_activations(dump, ours, inputs)
     for path, write in ((markdown, report.markdown), (json, report.json)):
         if path:
-            path.write_text(write(), encoding="utf-8")
+            write_text(path, write())
     if plot:
-        report.plot(plot)
+        with raising(), new_file(plot, InputError) as fresh:
+            report.plot(fresh)
     for path in (dump, markdown, json, plot):
         if path:
             note(f"wrote {path}")
@@ -134,7 +134,7 @@ def _placement(device: str | None, dtype: str | None) -> tuple[Any, Any]:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = getattr(torch, dtype, None) if dtype else torch.float32 if device == "cpu" else torch.bfloat16
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"no floating-point dtype named {dtype!r}; try float32, bfloat16 or float16")
+        raise InputError(f"no floating-point dtype named {quoted(dtype)}; try float32, bfloat16 or float16")
     return device, found
 
 

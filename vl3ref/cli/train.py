@@ -1,6 +1,5 @@
 """`vl3ref train`."""
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vl3ref.cli.options import Device, check_device, note, option
+from vl3ref.cli.interrupts import raising
+from vl3ref.cli.options import Device, check_device, option
+from vl3ref.cli.printing import note
 from vl3ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def train(
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
     for name, count in counts.items():
         at_least(name, count, 1)
-    if epochs is not None and not 0 < epochs < math.inf:
+    if epochs is not None and epochs <= 0:
         raise InputError(f"--epochs should be a number above 0, not {epochs:g}")
     if media is not None and not media.is_dir():
         raise InputError(f"--media {media} is not a folder")
@@ -120,7 +121,8 @@ def train(
         "gradient_checkpointing": gradient_checkpointing,
     }
     plan = Plan(**{name: x for name, x in given.items() if x is not None})
-    final = run.train(samples, own, source, folder, plan, change=changed, resume=resume, device=device)
+    with raising():
+        final = run.train(samples, own, source, folder, plan, change=changed, resume=resume, device=device)
     if os.environ.get("RANK", "0") == "0":
         note(f"wrote {final}")
 
@@ -144,7 +146,8 @@ def _train_recipe(
 
     changed = None if change is None else read_change(change)
     note(f"logs and checkpoints in {folder}; interrupted, the run continues with --resume")
-    final = recipe.train_tiny(folder, resume=resume, workers=workers, device=own_device(device), change=changed)
+    with raising():
+        final = recipe.train_tiny(folder, resume=resume, workers=workers, device=own_device(device), change=changed)
     note(f"wrote {final}")
 
 
@@ -154,7 +157,7 @@ def _with_learning_rates(number: int, given: dict[str, float | None]) -> "Stage"
 
     chosen: dict[str, Any] = {}
     for name, lr in given.items():
-        if lr is not None and not 0 <= lr < math.inf:
+        if lr is not None and lr < 0:
             raise InputError(f"{name} should be a number of at least 0, not {lr}")
         if lr is not None:
             chosen[name.removeprefix("--").replace("-", "_")] = lr or None

@@ -116,7 +116,7 @@ class Report:
         axes.set_xticks(range(0, len(rows), step), [row.name for row in rows[::step]], rotation=90, fontsize=7)
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format="png")
 
 
 def cells(row: Difference) -> tuple[str, ...]:
