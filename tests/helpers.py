@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,3 +12,16 @@ needs_sharding = pytest.mark.skipif(
     not hasattr(torch.cpu.Stream, "record_event"), reason="this torch (2.6) cannot spread a model over CPU processes"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes: writing fails as it does on a disk that is full."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -275,7 +275,7 @@ MOMENTS: dict[str, tuple[Any, str, Any]] = {
     "its line is in the log": (RunLog, "write", after),
     "its gradients are there": (trainer, "clip_gradients", before),
     "the weights are being written": (saving, "_write_shards", before),
-    "the weights are written": (checkpoints.model_folders, "save", after),
+    "the weights are written": (checkpoints.model_folders, "write_model", after),
     "half of the trainer's state is written": (checkpoints.torch, "save", half),
     "the checkpoint is about to get its name": (checkpoints.os, "rename", visible(before)),
     "the checkpoint has its name": (checkpoints.os, "rename", visible(after)),

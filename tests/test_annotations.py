@@ -228,7 +228,11 @@ def stream(*turns: tuple, **rest: Any) -> dict:
         (stream(("assistant", "Hi", 0), video=None), 'one file under "video", not 0'),
         (stream(("assistant", "Hi", 0), video="gone.mp4"), r"gone\.mp4 does not exist"),
         (stream(("assistant", "Hi", 5), start_time=1, end_time=2), "nothing to train on; widen"),
-        ({"stream": True, "video": "v.mp4", "conversations": [human("Hi"), ANSWER]}, '"conversation" should be a list'),
+        (
+            {"stream": True, "video": "v.mp4", "conversations": [human("Hi"), ANSWER]},
+            "'conversations'; is 'conversation' meant",
+        ),
+        ({"stream": True, "video": "v.mp4", "conversation": []}, '"conversation" should be a list'),
     ],
 )
 def test_streams_that_cannot_be_used_are_refused_with_a_reason(wrong: dict, message: str, folder: Path) -> None:
@@ -414,14 +418,14 @@ def test_lines_are_not_parsed_before_they_are_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("gone.json", None, "gone.json cannot be read: No such file"),
-        ("gone.jsonl", None, "gone.jsonl cannot be read: No such file"),
-        ("data.txt", "[]", r"data\.txt should be \.json"),
+        ("gone.json", None, r"gone\.json' does not exist"),
+        ("gone.jsonl", None, r"gone\.jsonl' does not exist"),
+        ("data.txt", "[]", r"data\.txt' should be \.json"),
         ("data.json", "[]", "holds no samples"),
         ("data.jsonl", "\n \n", "holds no samples"),
         ("data.jsonl", "", "holds no samples"),
-        ("data.json", "", r"is not JSON: .* name it \.jsonl"),
-        ("data.json", '{"a": 1}\n{"a": 2}', r"is not JSON: .* name it \.jsonl"),
+        ("data.json", "", r"cannot be read as JSON: .* name it \.jsonl"),
+        ("data.json", '{"a": 1}\n{"a": 2}', r"cannot be read as JSON: .* name it \.jsonl"),
         ("data.json", '{"a": 1}', "should be a list of samples, not {'a': 1}"),
     ],
 )

@@ -4,12 +4,13 @@ import io
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 import vl3ref
-from tests.helpers import ROOT, needs_sharding
+from tests.helpers import ROOT, needs_sharding, room_for
 from tests.small_runs import STAGE, Killed, Mixed, Run, arm, column, processor, raise_killed, rows, small_model
 from tests.test_change_training import learned_positions, pixel_shuffle
 from vl3ref.checkpoints import load_model, save_model
@@ -623,15 +624,66 @@ def test_a_disk_that_fills_up_leaves_earlier_checkpoints_and_nothing_that_looks_
     place = {
         "torch.save": (checkpoints_module.torch, "save"),
         "os.rename": (checkpoints_module.os, "rename"),
-        "save": (checkpoints_module.model_folders, "save"),
+        "save": (checkpoints_module.model_folders, "write_model"),
     }[what]
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(TrainingError, match=r"cannot be written: No space left.*; make room"),
+    ):
         patch.setattr(*place, full)
         Run(folder, "sggg" * 6).train()
     assert steps_saved(folder) == [2]
     assert {path.name: path.read_bytes() for path in (folder / "checkpoint-000002").iterdir()} == before
     Run(folder, "sggg" * 6).train()
     assert listing(folder) == listing(tmp_path / "whole")
+
+
+def test_a_full_disk_ends_a_run_in_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    """Weights fit, the optimiser's moments do not; then nothing does."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    Run(whole, "sggg" * 4).train()
+    Run(folder, "sggg" * 2).train()
+    weights = (whole / "checkpoint-000002" / "model.safetensors").stat().st_size
+    for size in (weights + 1000, weights // 2):
+        message = r"checkpoint-000004 cannot be written: (No space left on device|File too large); make room"
+        with pytest.raises(TrainingError, match=message), room_for(size):
+            Run(folder, "sggg" * 4).train()
+        assert steps_saved(folder) == [2] and not any(path.name.startswith(".") for path in folder.iterdir())
+    with pytest.raises(TrainingError, match="trial cannot be written: File too large"), room_for(weights // 2):
+        Run(tmp_path / "new", "sggg" * 4).train()
+    with pytest.raises(TrainingError, match=r"cannot be written: File too large"), room_for(10):
+        Run(folder, "sggg" * 4).train()
+    Run(folder, "sggg" * 4).train()
+    assert rows(folder) == rows(whole)
+
+
+PLAN_NUMBERS = [
+    *[("steps", x) for x in (0, -5, 10**30, 10**400)],
+    *[("epochs", x) for x in (0, -1.0, 1e100, math.nan, math.inf, 10**400)],
+    *[("batch_size", x) for x in (0, 10**9, 10**400, True)],
+    *[("pack_tokens", x) for x in (0, 10**400)],
+    *[("save_every", x) for x in (0, -1, 10**400)],
+    *[("keep", x) for x in (0, -1)],
+    *[("workers", x) for x in (-1, 1000)],
+    *[("warm_up", x) for x in (-0.1, 5, math.nan, 10**400)],
+    *[("clip", x) for x in (0, math.nan, 10**400)],
+    *[("weight_decay", x) for x in (-1, math.inf)],
+    *[("most_broken", x) for x in (-1, 1.5, math.nan)],
+]
+
+
+@pytest.mark.parametrize(("name", "number"), PLAN_NUMBERS, ids=[f"{n}-{str(x)[:8]}" for n, x in PLAN_NUMBERS])
+def test_a_plan_says_where_its_numbers_end(name: str, number: float) -> None:
+    with pytest.raises(TrainingError, match=f"^{name} should be a (whole )?number from .* to .*, not") as error:
+        Plan(**{name: number})
+    assert len(str(error.value)) < 200
+
+
+def test_a_plan_of_too_many_steps_is_refused() -> None:
+    with pytest.raises(
+        TrainingError, match=r"1e\+06 epochs of 1000000 samples are .* steps of 1, and a run has at most"
+    ):
+        Plan(epochs=1_000_000, batch_size=1).total_steps(10**6)
 
 
 def test_what_could_not_be_saved_or_loaded_again_is_found_before_the_first_step(
@@ -725,18 +777,132 @@ def test_a_checkpoint_of_another_stage_is_refused(three_steps: dict[str, Path], 
         Run(folder, "ssss" * 6, TINY[3]).train()
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_checkpoint_whose_trainers_state_is_damaged_is_refused(
+def with_state(**changes: Any) -> Callable[[Path], None]:
+    """Damage: a trainer.pt that says something else, or (`...`) nothing."""
+
+    def damage(checkpoint: Path) -> None:
+        state = {**torch.load(checkpoint / "trainer.pt"), **changes}
+        torch.save({name: x for name, x in state.items() if x is not ...}, checkpoint / "trainer.pt")
+
+    return damage
+
+
+def in_place(name: str, content: bytes | None) -> Callable[[Path], None]:
+    """Damage: another content of a file, or none."""
+
+    def damage(checkpoint: Path) -> None:
+        (checkpoint / name).unlink()
+        if content is not None:
+            (checkpoint / name).write_bytes(content)
+
+    return damage
+
+
+def folder_instead(checkpoint: Path) -> None:
+    in_place("trainer.pt", None)(checkpoint)
+    (checkpoint / "trainer.pt").mkdir()
+
+
+def pipe_instead(checkpoint: Path) -> None:
+    in_place("trainer.pt", None)(checkpoint)
+    os.mkfifo(checkpoint / "trainer.pt")
+
+
+def code_instead(checkpoint: Path) -> None:
+    torch.save(Path("a pickle of any class could run code"), checkpoint / "trainer.pt")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut": (lambda checkpoint: os.truncate(checkpoint / "trainer.pt", 100), r"trainer\.pt is damaged"),
+    "gone": (in_place("trainer.pt", None), r"trainer\.pt' does not exist"),
+    "empty": (in_place("trainer.pt", b""), r"trainer\.pt is damaged"),
+    "text": (in_place("trainer.pt", b"step 3"), r"trainer\.pt is damaged"),
+    "half a pickle": (in_place("trainer.pt", pickle.dumps({"step": 3})[:9]), r"trainer\.pt is damaged"),
+    "a folder": (folder_instead, r"trainer\.pt is a folder"),
+    "a pipe": (pipe_instead, r"trainer\.pt is no regular file"),
+    "code": (code_instead, r"trainer\.pt is damaged"),
+    "a list": (lambda checkpoint: torch.save([1, 2], checkpoint / "trainer.pt"), "should hold the title"),
+    "no order": (with_state(order=...), "should hold the order"),
+    "an order that is none": (with_state(order=[4]), "should hold the order"),
+    "no moments": (with_state(optimiser=None), "should hold the optimiser"),
+    "a step in words": (with_state(step="three"), "should hold the step"),
+    "another step": (with_state(step=2), "says step 2"),
+    "more broken than seen": (with_state(broken=99), "99 of 12 broken"),
+    "weights cut": (
+        lambda checkpoint: os.truncate(checkpoint / "model.safetensors", 999),
+        r"model\.safetensors is damaged",
+    ),
+    "weights gone": (in_place("model.safetensors", None), r"has no model\.safetensors"),
+    "config cut": (in_place("config.json", b"{"), r"config\.json cannot be read as JSON"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     damage: str, three_steps: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(three_steps["stage-3"], tmp_path / "run")
-    file = folder / "checkpoint-000003" / "trainer.pt"
-    if damage == "cut":
-        os.truncate(file, 100)
-    else:
-        file.unlink()
-    with pytest.raises(TrainingError, match="checkpoint-000003"):
-        Run(folder, "ssss" * 6).train()
+    folder = Path(shutil.copytree(three_steps["stage-3"], tmp_path / "run"))
+    spoil, message = DAMAGE[damage]
+    spoil(folder / "checkpoint-000003")
+    with pytest.warns(UserWarning, match=f"checkpoint-000003.*{message}.*goes on from checkpoint-000002") as said:
+        Run(folder, "ssss" * 3).train()
+    assert all(len(str(one.message)) < 700 for one in said)
+    assert listing(folder) == ["checkpoint-000002", "checkpoint-000003", "damaged-checkpoint-000003", "log.csv"]
+    ours, expected = (one / "checkpoint-000003" / "model.safetensors" for one in (folder, three_steps["stage-3"]))
+    assert ours.read_bytes() == expected.read_bytes() and rows(folder) == rows(three_steps["stage-3"])
+
+
+def test_a_run_none_of_whose_checkpoints_is_whole_is_refused(three_steps: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(three_steps["stage-3"], tmp_path / "run"))
+    for checkpoint in checkpoints(folder):
+        with_state(seen=...)(checkpoint)
+    before = listing(folder)
+    with pytest.raises(TrainingError, match=r"checkpoint-000003/trainer\.pt is damaged.*no checkpoint in .* is whole"):
+        Run(folder, "ssss" * 3).train()
+    assert listing(folder) == before
+
+
+def test_moments_that_fit_nothing_are_refused(three_steps: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(three_steps["stage-3"], tmp_path / "run"))
+    for moments in ({}, {"state": {}, "param_groups": []}, {"state": {"a": 1}, "param_groups": [{"params": [5]}]}):
+        with_state(optimiser=moments)(folder / "checkpoint-000003")
+        with pytest.raises(TrainingError, match="checkpoint-000003 does not fit this run"):
+            Run(folder, "ssss" * 4).train()
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "damaged"),
+    [
+        ("log.csv", lambda text: text.replace(b"\n2,", b"\n\xff\xfe,"), 1),
+        ("log.csv", lambda text: text.replace(b"\n2,", b'\n"two,'), 1),
+        ("log.csv", lambda text: text.replace(b"\n2,", b"\n" + b"9" * 5000 + b","), 1),
+        ("log.csv", lambda text: text.replace(b"\n2,", b"\n\0\0\0"), 1),
+        ("log.csv", lambda text: text.replace(b"step,loss", b"\0\0"), 0),
+        ("log.csv", lambda text: text.replace(b"\n2,", b"\n" + b"x" * 200_000 + b"\n2,"), 1),
+        ("log.csv", lambda text: b"", 0),
+        ("skipped.log", lambda text: b"\xff\xfe\0 no line\n" + text, 1),
+        ("skipped.log", lambda text: b"step " + b"9" * 5000 + b": x\n" + text, 1),
+        ("skipped.log", lambda text: b"", 0),
+    ],
+)
+def test_a_damaged_log_is_named_and_the_run_goes_on(
+    file: str, spoil: Any, damaged: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run(tmp_path, "sggb" * 3, save_every=1).train()
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(spoil(whole))
+    capsys.readouterr()
+    Run(tmp_path, "sggb" * 4, save_every=1).train()
+    assert (f"{file} is damaged: {damaged} of its lines" in capsys.readouterr().err.replace("\n", "")) == bool(damaged)
+    assert rows(tmp_path)[-1]["step"] == "4" and len(rows(tmp_path)) >= (1 if spoil(whole) == b"" else 3)
+    assert "step 4: " in (tmp_path / "skipped.log").read_text()
+
+
+@pytest.mark.parametrize("file", ["log.csv", "skipped.log"])
+def test_a_log_that_is_no_file_is_refused(file: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(TrainingError, match=f"{file} is no regular file"):
+        Run(tmp_path, "gggg").train()
 
 
 def test_a_run_is_resumed_with_the_learning_rates_it_is_given_now(three_steps: dict[str, Path], tmp_path: Path) -> None:
@@ -829,7 +995,7 @@ def test_after_kill_9_a_run_is_resumed_to_the_same_losses_and_leaves_nothing_beh
     said = start([run])
     assert said.returncode == -signal.SIGKILL, said.stderr[-5000:]
     assert steps_saved(tmp_path) == [2, 4] and [row["step"] for row in rows(tmp_path)][-1] == "6"
-    assert (tmp_path / ".checkpoint-000006").exists()
+    assert (tmp_path / ".checkpoint-000006.saving").exists()
     Run(tmp_path, KINDS).train()
     assert_continued(tmp_path, undisturbed)
 

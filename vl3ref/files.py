@@ -4,6 +4,7 @@ Only regular files are opened. What is written gets its name when all of it is o
 of a file, or for a folder with files of two saves.
 """
 
+import errno
 import glob
 import json
 import os
@@ -99,6 +100,17 @@ def _shown(line: str, most: int = 300) -> str:
 
 
 @contextmanager
+def writing(path: str | Path, error: type[VL3Error]) -> Iterator[None]:
+    """What the system refuses while `path` is written becomes one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "; make room, or name another place" if full else ""
+        raise error(f"{path} cannot be written: {problem.strerror or problem}{advice}") from None
+
+
+@contextmanager
 def new_file(path: str | Path, error: type[VL3Error]) -> Iterator[Path]:
     """Where to write a file: it takes its name, and the place of an older one, if the block ends well.
 
@@ -109,7 +121,7 @@ def new_file(path: str | Path, error: type[VL3Error]) -> Iterator[Path]:
         check_regular(path, error)
     path = Path(os.path.realpath(path))
     fresh = path.with_name(f".{path.name}.saving")
-    try:
+    with writing(path, error):
         try:
             yield fresh
             _sync(fresh)
@@ -117,8 +129,6 @@ def new_file(path: str | Path, error: type[VL3Error]) -> Iterator[Path]:
             _sync_folder(path.parent)
         finally:
             fresh.unlink(missing_ok=True)
-    except OSError as problem:
-        raise error(f"{path} cannot be written: {problem.strerror or problem}") from None
 
 
 @contextmanager
@@ -134,17 +144,18 @@ def new_folder(folder: Path, error: type[VL3Error], own: re.Pattern[str]) -> Ite
     """
     folder = Path(os.path.realpath(folder))
     staging, old = (folder.with_name(f".{folder.name}.{state}") for state in ("saving", "old"))
-    try:
+    with writing(folder, error):
         if folder.exists() and not folder.is_dir():
             raise error(f"{folder} is a file; name a folder to save to")
         if folder.exists() and (os.path.ismount(folder) or folder == Path.cwd()):
             raise error(f"{folder} cannot be exchanged (it is a mount, or the working folder): name a folder inside it")
         clear(folder.parent, glob.escape(staging.name))
+        if staging.exists():
+            raise error(f"another process is writing {folder}; wait until it is done")
         staging.mkdir(parents=True)
         with _held(staging, error):
             try:
-                if old.exists() and not folder.exists():
-                    os.rename(old, folder)
+                _put_back(old, folder)
                 shutil.rmtree(old, ignore_errors=True)
                 yield staging
                 _sync(staging)
@@ -156,11 +167,13 @@ def new_folder(folder: Path, error: type[VL3Error], own: re.Pattern[str]) -> Ite
                 _sync_folder(folder.parent)
                 shutil.rmtree(old, ignore_errors=True)
             finally:
-                if old.exists() and not folder.exists():
-                    os.rename(old, folder)
+                _put_back(old, folder)
                 shutil.rmtree(staging, ignore_errors=True)
-    except OSError as problem:
-        raise error(f"{folder} cannot be written: {problem.strerror or problem}") from None
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
 
 
 def clear(folder: Path, pattern: str) -> None:
@@ -181,7 +194,7 @@ def _held(folder: Path, error: type[VL3Error]) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise error(f"another process is writing {folder}; wait until it is done") from None
+            raise error(f"another process holds {folder}; wait until it is done") from None
         except OSError:
             pass
         yield

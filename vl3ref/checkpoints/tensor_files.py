@@ -34,8 +34,8 @@ class TensorFiles:
         if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
             raise CheckpointError(f"{index} has no weight_map of tensor names to files")
         for file in sorted(set(weight_map.values())):
-            if Path(file).name != file or file == "..":
-                raise CheckpointError(f"{index} points outside its folder: {quoted(file)}")
+            if not file.isprintable() or Path(file).name != file or file in ("", ".."):
+                raise CheckpointError(f"{index} points outside its folder, or at no file: {quoted(file)}")
             self._open(file)
         if lost := sorted(name for name, file in weight_map.items() if self.where.get(name) != file):
             raise CheckpointError(

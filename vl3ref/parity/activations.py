@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vl3ref.checkpoints import write_tensors
 from vl3ref.errors import InputError
+from vl3ref.files import check_regular, new_file
 from vl3ref.generation import generate
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
@@ -121,14 +122,19 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def save_activations(path: str | Path, activations: Activations, inputs: ModelInputs | None = None) -> None:
-    """Write activations, and the inputs they come from, to a safetensors file."""
+    """Write activations, and the inputs they come from, to a safetensors file.
+
+    Raises:
+        InputError: it cannot be written; what was there before stays.
+    """
     tensors = dict(activations)
-    metadata = {"format": "pt", "order": ",".join(activations)}
+    metadata = {"order": ",".join(activations)}
     if inputs is not None:
         given = {name: getattr(inputs, name) for name in INPUT_AXES}
         tensors |= {f"input.{name}": x for name, x in given.items() if x is not None}
         metadata["modals"] = ",".join(inputs.modals)
-    save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, path, metadata=metadata)
+    with new_file(path, InputError) as fresh:
+        write_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, fresh, metadata)
 
 
 def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]:
@@ -140,13 +146,14 @@ def load_activations(path: str | Path) -> tuple[Activations, ModelInputs | None]
     Raises:
         InputError: the file is not a safetensors file, or an input has a wrong number of axes or type.
     """
+    check_regular(path, InputError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
             order = [name for name in metadata.get("order", "").split(",") if name in names]
             tensors = {name: file.get_tensor(name) for name in [*order, *sorted(names - set(order))]}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from None
+    except (SafetensorError, OSError, RecursionError, LookupError, AttributeError) as error:  # types torch has not
+        raise InputError(f"{path} cannot be read as a safetensors file: {str(error)[:200]}") from None
     given = {name: _input(path, name, tensors.pop(f"input.{name}", None)) for name in INPUT_AXES}
     ids, grids = given["input_ids"], given["grid_sizes"]
     if ids is None:

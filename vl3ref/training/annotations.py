@@ -3,7 +3,6 @@
 What a sample looks like, and how it becomes a conversation: `samples.py`.
 """
 
-import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vl3ref.errors import quoted
+from vl3ref.files import check_regular, parse_json
 from vl3ref.training.samples import AnnotationError, short, to_conversation
 
 
@@ -32,6 +33,8 @@ class Annotations:
 
     def __init__(self, files: str | Path | Sequence[str | Path], root: str | Path | None = None) -> None:
         paths = [files] if isinstance(files, str | Path) else files
+        if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, str | Path) for path in paths):
+            raise AnnotationError(f"annotation files should be paths, at least one, not {quoted(files)}")
         self.files = [_File(Path(path)) for path in paths]
         self.roots = [file.path.parent if root is None else Path(root) for file in self.files]
         self.ends = list(accumulate(map(len, self.files)))
@@ -59,7 +62,7 @@ class Annotations:
             sample = self[index]
         except AnnotationError:
             sample = {}
-        return self.files[number].place(inside) + (f" (id {sample['id']})" if "id" in sample else "")
+        return self.files[number].place(inside) + (f" (id {str(sample['id'])[:60]})" if "id" in sample else "")
 
     def _find(self, index: int) -> tuple[int, int]:
         """The number of a sample's file, and its own number there."""
@@ -76,7 +79,10 @@ class _File:
         self.entries: list[Any] | None = None
         suffix = path.suffix.lower()
         if suffix not in (".json", ".jsonl"):
-            raise AnnotationError(f"{path} should be .json (a list of samples) or .jsonl (a sample on each line)")
+            raise AnnotationError(
+                f"{quoted(str(path), 300)} should be .json (a list) or .jsonl (a sample on each line)"
+            )
+        check_regular(path, AnnotationError)
         try:
             if suffix == ".json":
                 self.entries = _read_list(path)
@@ -100,9 +106,10 @@ class _File:
             try:
                 with self.path.open("rb") as file:
                     file.seek(int(self.starts[index]))
-                    sample = json.loads(file.readline())
-            except (OSError, ValueError, RecursionError) as error:
-                raise AnnotationError(f"{self.place(index)} cannot be read as JSON: {error}") from None
+                    line = file.readline()
+            except OSError as error:
+                raise AnnotationError(f"{self.place(index)} cannot be read: {error.strerror or error}") from None
+            sample = parse_json(line, self.place(index), AnnotationError)
         if not isinstance(sample, dict):
             raise AnnotationError(f"{self.place(index)} should be an object {{...}}, not {short(sample)}")
         return sample
@@ -110,9 +117,9 @@ class _File:
 
 def _read_list(path: Path) -> list[Any]:
     try:
-        entries = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path} is not JSON: {error}; if it has a sample on each line, name it .jsonl") from None
+        entries = parse_json(path.read_bytes(), path, AnnotationError)
+    except AnnotationError as error:
+        raise AnnotationError(f"{error}; if it has a sample on each line, name it .jsonl") from None
     if not isinstance(entries, list):
         raise AnnotationError(f"{path} should be a list of samples, not {short(entries)}")
     return entries

@@ -3,20 +3,22 @@
     checkpoint-000500/   config.json, model.safetensors, ...    what `vl3ref ask --model` takes
                          trainer.pt                             the optimiser's moments, and how far the run is
 
-A checkpoint is written under another name and takes its own in one step, so that one that can be seen is whole.
+A checkpoint is written under another name and takes its own in one step, so that one that can be seen is whole. One
+that is damaged all the same is set aside, and the run goes on from the one before.
 """
 
+import errno
 import os
-import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -28,19 +30,23 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from vl3ref import checkpoints as model_folders
-from vl3ref.checkpoints import Change, apply_change, load_model, load_processor
-from vl3ref.errors import TrainingError
+from vl3ref.checkpoints import Change, TensorFiles, apply_change, load_model, load_processor, write_tensors
+from vl3ref.errors import TrainingError, VL3Error
+from vl3ref.files import check_regular, clear, new_folder, read_json_if_there, writing
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.training.distributed import Processes
 
 NAME = re.compile(r"checkpoint-(\d{6,})")
+STATE = {"title": str, "order": dict, "step": int, "seen": int, "broken": int, "optimiser": dict}
+"""What trainer.pt holds."""
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False)
 
 
 class ModelFiles(NamedTuple):
-    """How a model's parameters, by name, are written to a folder and read from it."""
+    """How a model's parameters, by name, are written to a folder that is there, and read from it."""
 
     write: Callable[[Mapping[str, Tensor], Path], Any]
     read: Callable[[Path], Mapping[str, Tensor]]
@@ -58,7 +64,7 @@ def model_files(model: VideoLLaMA3, processor: Processor, change: Change | None 
                 apply_change(whole, change)
             whole.load_state_dict(parameters, assign=True)
             whole.recommended_sampling = model.recommended_sampling
-        model_folders.save(whole, processor, folder)
+        model_folders.write_model(whole, folder, processor=processor)
 
     def read(folder: Path) -> Mapping[str, Tensor]:
         return load_model(folder, "cpu", "float32", change=change).state_dict()
@@ -67,8 +73,7 @@ def model_files(model: VideoLLaMA3, processor: Processor, change: Change | None 
 
 
 def _write_plain(parameters: Mapping[str, Tensor], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in parameters.items()}, folder / "model.safetensors")
+    write_tensors({name: tensor.contiguous() for name, tensor in parameters.items()}, folder / "model.safetensors")
 
 
 PLAIN_FILES = ModelFiles(_write_plain, lambda folder: load_file(folder / "model.safetensors"))
@@ -124,7 +129,8 @@ class Checkpoints:
         """
         parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
         if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(self.folder, TrainingError):
+                self.folder.mkdir(parents=True, exist_ok=True)
             # AdamW's two moments lie beside the weights; all are float32.
             needed = sum(4 * x.numel() * (3 if x.requires_grad else 1) for x in self.model.parameters())
             if (free := shutil.disk_usage(self.folder).free) < needed:
@@ -133,7 +139,10 @@ class Checkpoints:
                 )
             trial = self.folder / ".checkpoint-trial"
             try:
-                self.files.write(parameters, trial)
+                with writing(trial, TrainingError):
+                    shutil.rmtree(trial, ignore_errors=True)
+                    trial.mkdir()
+                    self.files.write(parameters, trial)
                 found = self.files.read(trial)
                 _check_fit(found, self.model)
                 for name, tensor in found.items():
@@ -149,24 +158,26 @@ class Checkpoints:
         self.processes.wait()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `state["step"]`, and remove all but the newest `keep`."""
+        """Write the checkpoint of `state["step"]`, and remove all but the newest `keep`.
+
+        Raises:
+            TrainingError: it cannot be written. The checkpoints before it stay.
+        """
         parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
         moments = get_optimizer_state_dict(self.model, self.optimiser, options=WHOLE)
         if self.processes.first:
+            clear(self.folder, ".*checkpoint-*")  # of runs that were killed while they wrote or removed
             target = self.folder / f"checkpoint-{state['step']:06}"
-            staging = self.folder / f".{target.name}"
-            for leftover in self.folder.glob(".*checkpoint-*"):  # of runs that were killed while they wrote or removed
-                shutil.rmtree(leftover, ignore_errors=True)
-            _remove(target)
-            self.files.write(parameters, staging)
-            torch.save({**state, "optimiser": moments}, staging / "trainer.pt")
-            os.rename(staging, target)
+            with new_folder(target, TrainingError, own=re.compile(".*")) as staging:
+                self.files.write(parameters, staging)
+                _write_state({**state, "optimiser": moments}, staging / "trainer.pt")
             for old in checkpoints(self.folder)[: -self.keep]:
                 _remove(old)
         self.processes.wait()
 
-    def restore(self, checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a checkpoint's parameters and moments in place. Returns the state that was saved with them.
+    def restore(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the parameters and moments of the newest whole checkpoint in place. Returns the state that was saved with
+        them. Damaged ones are renamed, with a warning.
 
         The optimiser keeps its own settings (learning rates, weight decay): a run may be resumed with lower ones.
 
@@ -174,12 +185,33 @@ class Checkpoints:
             state: of this run; its title and order have to be those of the run that wrote the checkpoint.
 
         Raises:
-            TrainingError: the checkpoint is of another model, of a run of another title or with other batches, or
-                damaged.
+            TrainingError: every checkpoint is damaged; or the newest whole one is of another model, of a run of another
+                title or with other batches.
         """
+        damaged: list[tuple[Path, VL3Error]] = []
+        for checkpoint in reversed(checkpoints(self.folder)):
+            try:
+                saved = read_state(checkpoint)
+            except VL3Error as error:
+                damaged.append((checkpoint, error))
+                continue
+            self._put(checkpoint, saved, state)
+            self.processes.wait()  # all have found them damaged
+            for bad, reason in damaged if self.processes.first else ():
+                aside = bad.with_name(f"damaged-{bad.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(bad, aside)
+                warnings.warn(
+                    f"{reason}; {bad.name} is now {aside.name}, the run goes on from {checkpoint.name}", stacklevel=2
+                )
+            return saved
+        raise TrainingError(
+            f"{damaged[0][1]}; no checkpoint in {self.folder} is whole: name another folder to begin anew"
+        )
+
+    def _put(self, checkpoint: Path, saved: dict[str, Any], state: Mapping[str, Any]) -> None:
         settings = [{name: x for name, x in group.items() if name != "params"} for group in self.optimiser.param_groups]
         try:
-            saved = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
             if saved["title"] != state["title"]:
                 raise ValueError(f"it is of {saved['title']}, not of {state['title']}")
             for name in sorted(saved["order"].keys() & state["order"].keys()):
@@ -187,17 +219,55 @@ class Checkpoints:
                     raise ValueError(f"its {name.replace('_', ' ')} is {before}, this run's {now}")
             parameters: dict[str, Any] = dict(self.files.read(checkpoint))
             _check_fit(parameters, self.model)
+            trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+            if lost := sorted(trained ^ saved["optimiser"]["state"].keys()):  # torch would begin with none
+                raise ValueError(f"it and the model do not both have moments of {lost[0]}")
             set_model_state_dict(self.model, parameters, options=SPREAD)
             set_optimizer_state_dict(self.model, self.optimiser, saved.pop("optimiser"), options=SPREAD)
-        except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = " ".join(" ".join(str(error).splitlines()[:2]).split())[:500]
             raise TrainingError(
                 f"{checkpoint} does not fit this run ({reason}); give the options it was started with, --change among "
                 "them, or another folder"
             ) from None
         for group, own in zip(self.optimiser.param_groups, settings, strict=True):
             group.update(own)
-        return dict(saved)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What trainer.pt holds, as in STATE.
+
+    Raises:
+        TrainingError, CheckpointError: a file of the checkpoint is damaged; says which.
+    """
+    path = checkpoint / "trainer.pt"
+    check_regular(path, TrainingError)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever a damaged archive does to the library
+        reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
+        raise TrainingError(f"{path} is damaged: {reason}") from None
+    for name, kind in STATE.items():
+        if not isinstance(saved, dict) or type(saved.get(name)) is not kind:
+            raise TrainingError(f"{path} is damaged: it should hold the {name} of a run")
+    if checkpoint.name != f"checkpoint-{saved['step']:06}" or not 0 <= saved["broken"] <= saved["seen"]:
+        raise TrainingError(
+            f"{path} is damaged: it says step {saved['step']}, {saved['broken']} of {saved['seen']} broken"
+        )
+    read_json_if_there(checkpoint / "config.json", TrainingError)
+    TensorFiles(checkpoint)
+    return saved
+
+
+def _write_state(state: dict[str, Any], path: Path) -> None:
+    """
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError:  # how torch says that not all of a file could be written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def _remove(checkpoint: Path) -> None:

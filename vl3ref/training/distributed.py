@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from vl3ref.checkpoints import find_device
 from vl3ref.errors import TrainingError
 from vl3ref.model.videollama3 import VideoLLaMA3
 
@@ -59,11 +60,15 @@ def _reduced(numbers: Sequence[int | float], how: dist.ReduceOp.RedOpType) -> li
 
 
 def own_device(name: str | torch.device | None) -> torch.device:
-    """Where this process computes: the named device, or its own GPU, or the CPU."""
-    name = str(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Where this process computes: the named device, or its own GPU, or the CPU.
+
+    Raises:
+        CheckpointError: there is no such device, or this torch cannot use it.
+    """
+    name = str("cuda" if name is None and torch.cuda.is_available() else "cpu" if name is None else name)
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return torch.device(name)
+    return find_device(name)
 
 
 @contextmanager

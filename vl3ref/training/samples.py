@@ -7,6 +7,7 @@
                   {"role": "assistant", "content": "Now.", "time": 12.5}]}
 """
 
+import difflib
 import math
 import os
 import re
@@ -18,11 +19,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.inputs.videos import SLACK, open_video
+
+KEYS = ("image", "video", "conversations", "conversation", "stream", "fps", "start_time", "end_time", "timestamps")
+"""Keys of a sample that mean something."""
+
+HARMLESS = (
+    *("id", "question_id", "data_id", "image_id", "video_id", "source", "data_source", "dataset", "dataset_name"),
+    *("split", "task", "task_type", "type", "category", "language", "model", "license", "url", "meta", "metadata"),
+    *("meta_data", "width", "height", "duration", "answer", "caption", "tags", "text_only"),
+)
+"""Keys that published data sets have beside them. They are for people; others may begin with an underscore."""
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 STREAM_MAX_FRAMES = 400
+MOST_FPS, MOST_SECONDS = 1000, 1e9
 TAG = re.compile("(<image>|<video>)")
 
 
@@ -48,10 +60,11 @@ def to_conversation(sample: Mapping[str, Any], root: str | Path | None = None) -
         root: the folder of relative paths; None leaves them as they are.
 
     Raises:
-        AnnotationError: a key is missing or of another type, a file is missing, there are more tags than media, or
-            the assistant says nothing.
+        AnnotationError: a key is missing, unknown or of another type, a file is missing, there are more tags than
+            media, or the assistant says nothing.
         InputError: the video of a streaming sample cannot be read.
     """
+    _check_keys(sample)
     if sample.get("stream"):
         return _streaming(sample, root)
     turns = _turns(sample, "conversations", "from", "value")
@@ -75,6 +88,30 @@ def to_conversation(sample: Mapping[str, Any], root: str | Path | None = None) -
             ]
             front = ""
     return messages
+
+
+def _check_keys(sample: Mapping[str, Any]) -> None:
+    """Refuse what would be passed over: a misspelt picture trains as a sample without one."""
+    if not isinstance(sample, Mapping):
+        raise AnnotationError(f"a sample should be an object, not {short(sample)}")
+    streams = sample.get("stream") is True
+    meant = [key for key in KEYS if key != ("conversations" if streams else "conversation")]
+    for key in sample:
+        if key in meant or key in HARMLESS or (isinstance(key, str) and key.startswith("_")):
+            continue
+        near = difflib.get_close_matches(str(key).lower()[:60], meant, 1)
+        raise AnnotationError(
+            f"a {'streaming ' if streams else ''}sample has no key {quoted(key, 60)}; "
+            + (f"is {near[0]!r} meant?" if near else f"there are {', '.join(meant)}")
+        )
+    if type(sample.get("stream", False)) not in (bool, type(None)):
+        raise AnnotationError(f'"stream" should be true or false, not {short(sample["stream"])}')
+    for key in ("start_time", "end_time"):
+        if sample.get(key) is not None:
+            _seconds(sample[key], key)
+    fps = sample.get("fps")
+    if fps is not None and not (_is_number(fps) and 0 < fps <= MOST_FPS):
+        raise AnnotationError(f"fps should be a number above 0 and at most {MOST_FPS}, not {short(fps)}")
 
 
 def _streaming(sample: Mapping[str, Any], root: str | Path | None) -> list[dict[str, Any]]:
@@ -202,11 +239,14 @@ def _untagged(tag: str, count: int, asked: str) -> int:
 
 
 def _seconds(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not _is_number(value) or not abs(value) <= MOST_SECONDS:
         raise AnnotationError(f"{what} should be a number of seconds, not {short(value)}")
     return float(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return quoted(value, 60)

@@ -15,12 +15,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vl3ref.errors import TrainingError
+from vl3ref.errors import TrainingError, quoted
 from vl3ref.training.batches import Batch
 from vl3ref.training.checkpoints import Checkpoints, ModelFiles, latest_checkpoint
 from vl3ref.training.distributed import Processes, clip_gradients
 from vl3ref.training.run_log import RunLog
 from vl3ref.training.stages import BATCH, BETAS, CLIP, EPSILON, MAX_TOKENS, WARM_UP
+
+MOST_STEPS = 100_000_000
+
+PLAN_LIMITS: dict[str, tuple[Any, float, float]] = {
+    "steps": (int, 1, MOST_STEPS),
+    "epochs": ((int, float), 1e-9, 1_000_000),
+    "batch_size": (int, 1, 100_000),
+    "pack_tokens": (int, 1, 10**12),
+    "warm_up": ((int, float), 0, 1),
+    "clip": ((int, float), 1e-9, 1e9),
+    "weight_decay": ((int, float), 0, 1000),
+    "save_every": (int, 1, MOST_STEPS),
+    "keep": (int, 1, 1_000_000),
+    "workers": (int, 0, 64),
+    "most_broken": ((int, float), 0, 1),
+}
+"""What a plan's numbers are, and their least and most: far more than anybody needs, and less than hangs a machine."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,9 @@ class Plan:
         most_broken: share of the samples that may be broken, once a hundred have been seen, before the run stops.
         bfloat16: compute in it (weights and their updates stay float32). None: on a GPU.
         gradient_checkpointing: compute layers again in the backward pass instead of holding them. None: on a GPU.
+
+    Raises:
+        TrainingError: a number is none, or beyond PLAN_LIMITS.
     """
 
     steps: int | None = None
@@ -58,8 +78,31 @@ class Plan:
     bfloat16: bool | None = None
     gradient_checkpointing: bool | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is None and name in ("steps", "bfloat16", "gradient_checkpointing"):
+                continue
+            if name not in PLAN_LIMITS:
+                if not isinstance(value, bool):
+                    raise TrainingError(f"{name} should be True or False, not {quoted(value)}")
+                continue
+            kinds, least, most = PLAN_LIMITS[name]
+            if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+                what = "a whole number" if kinds is int else "a number"
+                raise TrainingError(f"{name} should be {what} from {least:g} to {most:g}, not {quoted(value)}")
+
     def total_steps(self, samples: int) -> int:
-        return self.steps if self.steps is not None else max(1, round(self.epochs * samples / self.batch_size))
+        """
+        Raises:
+            TrainingError: there are more than a run may have.
+        """
+        steps = self.steps if self.steps is not None else max(1, round(self.epochs * samples / self.batch_size))
+        if steps > MOST_STEPS:
+            raise TrainingError(
+                f"{self.epochs:g} epochs of {samples} samples are {steps} steps of {self.batch_size}, and a run has at "
+                f"most {MOST_STEPS}; lower epochs"
+            )
+        return steps
 
 
 def schedule(step: int, steps: int, warm_up: float = WARM_UP) -> float:
@@ -113,7 +156,7 @@ class Trainer:
         """Train to the last step.
 
         Args:
-            resume: continue from the newest checkpoint in the folder, if there is one.
+            resume: continue from the newest whole checkpoint in the folder, if there is one.
 
         Raises:
             TrainingError: the folder holds another run, its checkpoints could not be saved, too many samples are
@@ -173,14 +216,13 @@ class Trainer:
         return self.processes.total(summed)[0] / targets
 
     def _begin(self, resume: bool) -> None:
-        """Make sure that checkpoints can be written; or continue from the newest one."""
-        checkpoint = latest_checkpoint(self.folder)
-        if checkpoint is None:
+        """Make sure that checkpoints can be written; or continue from the newest whole one."""
+        if latest_checkpoint(self.folder) is None:
             self.checkpoints.rehearse()
         elif not resume:
             raise TrainingError(f"{self.folder} holds a run already; give --resume to continue it, or another folder")
         else:
-            state = self.checkpoints.restore(checkpoint, self._state())
+            state = self.checkpoints.restore(self._state())
             self.step, self.seen, self.broken = state["step"], state["seen"], state["broken"]
 
     def _state(self) -> dict[str, Any]:
