@@ -1,5 +1,7 @@
 """Chat: the cache carries a conversation from turn to turn without changing what the model computes."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -195,3 +197,66 @@ def test_files_in_a_later_turn(chat):
     list(chat.answer(inputs))
     marks = sum(token == chat.model.config.video_token_id for token in chat.ids)
     assert marks - chat.answer_ids.count(chat.model.config.video_token_id) == sum(inputs.tokens_per_visual()) > 0
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+
+def test_threads_with_a_chat_each_get_the_answers_of_one(loaded):
+    def talk(seed):
+        chat = vl3ref.Chat(*loaded, **SIX, temperature=1.0, seed=seed)
+        return [say(chat, "What is it?", [CAT]), say(chat, "And why?"), chat.ids]
+
+    alone = [talk(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(talk, [0, 1, 2] * 2)) == alone * 2
+
+
+def test_one_chat_does_not_answer_two_threads(chat, monkeypatch):
+    """While one computes, another is refused, and the first gets its answer as if nothing had been asked."""
+    expected = vl3ref.Chat(chat.model, chat.processor, **SIX)
+    inside, leave = threading.Event(), threading.Event()
+    original = LanguageModel.head
+
+    def head(self, hidden):
+        inside.set()
+        assert leave.wait(60)
+        return original(self, hidden)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(LanguageModel, "head", head)
+        answer = threads.submit(say, chat, "What is it?")
+        assert inside.wait(60)
+        try:
+            with pytest.raises(InputError, match="answering already, in another thread"):
+                say(chat, "What else?")
+        finally:
+            leave.set()
+        assert answer.result(60) == say(expected, "What is it?")
+    assert chat.ids == expected.ids
+    assert say(chat, "And why?") == say(expected, "And why?")
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+def test_an_answer_is_not_read_on_after_another_turn(chat, begun):
+    expected = vl3ref.Chat(chat.model, chat.processor, **SIX)
+    older = chat._alone(chat._tokens(chat.prepare("What is it?")), chat._turn)
+    [next(older) for _ in range(begun)]
+    if begun:
+        chat_ids = list(chat.ids)
+    newer = say(chat, "What else?")
+    with pytest.raises(InputError, match="another turn of this chat has begun"):
+        next(older)
+    if not begun:
+        assert newer == say(expected, "What else?") and chat.ids == expected.ids
+    else:
+        assert chat.ids[: len(chat_ids)] == chat_ids
+    say(chat, "And why?")
+
+
+def test_an_abandoned_answer_locks_nothing(chat):
+    for _ in range(3):
+        answer = chat.ask("What is it?")
+        next(answer)
+    del answer
+    assert say(chat, "And why?") and len(chat.answer_ids) == 6

@@ -34,7 +34,7 @@ def quoted(value: object, most: int = 80) -> str:
     if isinstance(value, str | bytes | bytearray):
         value = value[: most + 1]  # of a megabyte, no more than can be shown is escaped
     try:
-        text = repr(value)
+        text = repr(value).replace("\n", " ")  # a tensor has several lines
     except Exception:  # a whole number of more than 4,300 digits cannot be printed, nor can some objects
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= most else f"{text[:most]}..."

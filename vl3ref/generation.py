@@ -8,7 +8,7 @@ The loop exists once (`stream`); `generate` collects what it yields.
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Literal
 
 import torch
@@ -43,10 +43,10 @@ def generate(
     Raises:
         InputError, CheckpointError: see `stream`.
     """
-    answers: list[list[int]] = [[] for _ in range(len(inputs.lengths) if isinstance(inputs, ModelInputs) else 1)]
+    answers: dict[int, list[int]] = {}
     for conversation, token in stream(model, inputs, *options, **named):
-        answers[conversation].append(token)
-    return [torch.tensor(answer, dtype=torch.int64) for answer in answers]
+        answers.setdefault(conversation, []).append(token)
+    return [torch.tensor(answers[conversation], dtype=torch.int64) for conversation in sorted(answers)]
 
 
 @torch.inference_mode()
@@ -92,9 +92,8 @@ def stream(
         raise InputError(f"max_new_tokens should be a whole number of at least 1, not {quoted(max_new_tokens)}")
     if not is_whole(min_new_tokens) or not 0 <= min_new_tokens <= max_new_tokens:
         raise InputError(f"min_new_tokens should be between 0 and max_new_tokens, not {quoted(min_new_tokens)}")
-    for name, value in (("pruner", pruner), ("step", step)):
-        if value is not None and not callable(value):
-            raise InputError(f"{name} should be a function, not {quoted(value)}")
+    if step is not None and not callable(step):
+        raise InputError(f"step should be a function, as in vl3ref.fast, not {quoted(step)}")
     if cache is not None and not isinstance(cache, KVCache):
         raise InputError(f"cache should be a KVCache, not {quoted(cache)}")
     past = 0 if cache is None else max(cache.lengths)
@@ -181,7 +180,7 @@ def _prompt(
 def _ends(decoder: LanguageModel, end_token_ids: Any) -> set[int]:
     ends = decoder.config.eos_token_ids if end_token_ids is None else end_token_ids
     vocab = decoder.config.vocab_size
-    if not isinstance(ends, Collection) or any(not is_whole(token) or not 0 <= token < vocab for token in ends):
+    if not isinstance(ends, Sequence | Set) or any(not is_whole(token) or not 0 <= token < vocab for token in ends):
         raise InputError(f"end_token_ids should be a list of token ids below {vocab}, not {quoted(end_token_ids)}")
     return set(ends)
 

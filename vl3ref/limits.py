@@ -46,7 +46,7 @@ def check_prompt(
     Raises:
         InputError: the prompt is longer than what the model was trained on, or needs more memory than there is.
     """
-    kept = least_kept(inputs, pruner or model.pruner)
+    kept = least_kept(inputs, model.pruner if pruner is None else pruner)
     if past + int(inputs.lengths.max()) > trained_positions(model.config.language) and not allow_long:
         visual = inputs.is_visual(model.config.visual_token_ids).cpu()
         read = torch.ones_like(visual).masked_scatter(visual, kept).split(inputs.lengths.tolist())

@@ -83,8 +83,8 @@ class ModelInputs:
             raise InputError(f"dtype should be one of torch's for real numbers, or None, not {quoted(dtype)}")
         try:
             device = None if device is None else torch.empty(0, device=device).device
-        except (TypeError, RuntimeError, AssertionError) as error:  # AssertionError: a kind torch was built without
-            raise InputError(f"device {quoted(device)} cannot be used: {str(error).splitlines()[0]}") from None
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # the last: not in this build of torch
+            raise InputError(f"device {quoted(device)} cannot be used: {str(error).splitlines()[0][:150]}") from None
         moved: dict[str, Any] = {"input_ids": self.input_ids.to(device)}
         if self.labels is not None:
             moved["labels"] = self.labels.to(device)
@@ -152,10 +152,10 @@ def join(parts: Sequence[ModelInputs]) -> ModelInputs:
     """The conversations of several inputs, one after another. Labels and sources are kept if every part has them.
 
     Raises:
-        InputError: there are no parts.
+        InputError: they are none.
     """
-    if not parts:
-        raise InputError("there are no inputs to join")
+    if not isinstance(parts, list | tuple) or not parts or any(not isinstance(part, ModelInputs) for part in parts):
+        raise InputError(f"join takes a list of at least one ModelInputs, not {quoted(parts)}")
     starts = list(accumulate((len(part.lengths) for part in parts), initial=0))
     joined: dict[str, Any] = {}
     for name in (f.name for f in fields(ModelInputs)):

@@ -61,7 +61,7 @@ class Sampling:
             raise InputError(f"repetition_penalty should be a number from {LEAST} to {MOST:,.0f}, not {given}")
         if self.seed is not None and not (is_whole(self.seed) and 0 <= self.seed < 2**62):
             raise InputError(f"seed should be a whole number from 0 to 2^62, or None, not {quoted(self.seed)}")
-        if self.penalty_scope not in ("new", "prompt"):
+        if not isinstance(self.penalty_scope, str) or self.penalty_scope not in ("new", "prompt"):
             raise InputError(f"penalty_scope should be 'new' or 'prompt', not {quoted(self.penalty_scope)}")
 
 

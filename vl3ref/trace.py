@@ -42,17 +42,20 @@ def trace(inputs: ModelInputs, keep_mask: Bool[Tensor, " visual_tokens"] | None 
     Raises:
         InputError: the sources are not known, or the mask belongs to other inputs.
     """
+    if not isinstance(inputs, ModelInputs):
+        raise InputError(f"trace takes ModelInputs, not {quoted(inputs)}")
     counts = inputs.tokens_per_visual()
     if inputs.grid_sizes is None or inputs.merge_sizes is None or not counts:
         nothing = torch.zeros(0, dtype=torch.int64)
         return TokenTrace(nothing, nothing, torch.zeros(0, dtype=torch.float64), torch.zeros(0, 4), nothing)
-    if not inputs.sources or any(source.token_id is None for source in inputs.sources):
-        raise InputError("these inputs do not say where their visuals came from; a processor's do")
-    keep_mask = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask
+    if keep_mask is None:
+        keep_mask = torch.ones(sum(counts), dtype=torch.bool)
     if not isinstance(keep_mask, Tensor) or keep_mask.dtype != torch.bool or keep_mask.ndim != 1:
         raise InputError(f"keep_mask should be a bool tensor of 1 axis, not {quoted(keep_mask)}")
     if len(keep_mask) != sum(counts):
         raise InputError(f"the keep mask has {len(keep_mask)} entries for {sum(counts)} visual tokens")
+    if not inputs.sources or any(source.token_id is None for source in inputs.sources):
+        raise InputError("these inputs do not say where their visuals came from; a processor's do")
     keep = keep_mask.cpu()
 
     visual = inputs.is_visual(sorted({source.token_id for source in inputs.sources if source.token_id is not None}))

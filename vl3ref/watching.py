@@ -83,6 +83,8 @@ def watch(model: VideoLLaMA3, layers: Sequence[int] | None = None) -> Iterator[W
     Raises:
         InputError: a layer that neither tower has, or frames are not all encoded (`fast.encode_equal_frames_once`).
     """
+    if not isinstance(model, VideoLLaMA3):
+        raise InputError(f"watch takes a VideoLLaMA3, not {quoted(model)}")
     vision, language = model.vision_encoder, model.language_model
     if "forward" in vars(vision):
         raise InputError("only distinct frames are encoded here (encode_equal_frames_once): watch outside of it")

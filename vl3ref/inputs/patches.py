@@ -110,20 +110,26 @@ def patchify(
     Raises:
         InputError: a frame is no such array; sizes do not fit each other.
     """
+    numbers = (count, *size, merge, patch_size) if isinstance(size, tuple | list) and len(size) == 2 else ()
+    if not numbers or any(type(n) is not int or not 1 <= n < 2**31 for n in numbers):
+        given = quoted((count, size, merge, patch_size))
+        raise InputError(f"patchify takes whole numbers: count, (height, width), merge, patch_size; not {given}")
     height, width = size
-    if min(count, height, width, merge, patch_size) < 1 or height % (unit := patch_size * merge) or width % unit:
-        raise InputError(
-            f"patchify takes at least one frame, and a size in multiples of patch_size * merge: not {count} of "
-            f"{height} x {width} pixels in patches of {patch_size}, merged {merge} x {merge}"
-        )
+    if height % (patch_size * merge) or width % (patch_size * merge):
+        raise InputError(f"{height} x {width} pixels are not multiples of patch_size * merge ({patch_size * merge})")
     per_frame = (height // patch_size) * (width // patch_size)
     patches = np.empty((count, per_frame, 3 * patch_size**2), dtype=np.float32)
-    for out, frame in zip(patches, frames, strict=True):
+    taken = 0
+    for taken, frame in enumerate(frames if isinstance(frames, Iterable) else (), start=1):
+        if taken > count:
+            break
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
             given = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "dtype") else quoted(frame)
             raise InputError(f"a frame should be an array (height, width, 3) of uint8, not {given}: see load_image")
         levels = rearrange(_resized(frame, size), PATCH_ORDER, m1=merge, m2=merge, p1=patch_size, p2=patch_size)
-        np.take(PIXEL_TABLE, levels, out=out, mode="clip")  # mode="raise" would go through a copy of `out`
+        np.take(PIXEL_TABLE, levels, out=patches[taken - 1], mode="clip")  # mode="raise" would go through a copy
+    if taken != count:
+        raise InputError(f"patchify was told of {count} frames, but given {'more' if taken > count else taken}")
     return torch.from_numpy(patches).flatten(0, 1)
 
 

@@ -165,7 +165,7 @@ def check_messages(messages: Any) -> None:
         where = f"message {index}"
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise InputError(f"{where} should be a dict with role and content")
-        if message["role"] not in ROLES:
+        if not isinstance(message["role"], str) or message["role"] not in ROLES:
             raise InputError(f"{where} has role {quoted(message['role'])}; there are {', '.join(ROLES)}")
         check_keys(message, "message", where)
         if not isinstance(message["content"], str | Sequence):
@@ -191,7 +191,7 @@ def check_keys(given: Mapping[Any, Any], kind: str, where: str) -> None:
 
 def _check_part(part: Any, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind not in ("text", "image", "video"):
+    if not isinstance(kind, str) or kind not in ("text", "image", "video"):
         raise InputError(f"{where} has a part of type {quoted(kind)}; there are text, image and video")
     check_keys(part, kind, f"{where}: a part of type {kind}")
     if kind != "text":

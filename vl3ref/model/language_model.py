@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vl3ref.config import LanguageConfig
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.model.attention import PackedAttention
 from vl3ref.model.kv_cache import KVCache, Step, first_step
-from vl3ref.model.outputs import check_logits_to_keep
+from vl3ref.model.outputs import check_logits_to_keep, check_packed
 from vl3ref.model.rope import Rotation, TextRotary, rotate
 
 Tokens = Float[Tensor, "tokens dim"]
@@ -59,11 +59,9 @@ class LanguageModel(nn.Module):
             InputError: x has another form, or lengths or ids do not fit it.
         """
         check_logits_to_keep(logits_to_keep)
-        lengths = [len(x)] if lengths is None else [int(n) for n in lengths]
-        if x.ndim not in (1, 2) or (x.ndim == 2) != x.is_floating_point() or not len(x):
-            raise InputError(f"the decoder takes ids (tokens,) or embeddings (tokens, dim), not {tuple(x.shape)}")
-        if sum(lengths) != len(x) or min(lengths) < 0:
-            raise InputError(f"lengths add up to {sum(lengths)}, but there are {len(x)} tokens")
+        lengths = check_packed(x, lengths, self.config.hidden_size)
+        if cache is not None and not isinstance(cache, KVCache):
+            raise InputError(f"cache should be a KVCache, not {quoted(cache)}")
         if not x.is_floating_point() and not 0 <= int(x.min()) <= int(x.max()) < self.config.vocab_size:
             raise InputError(f"token ids should lie between 0 and {self.config.vocab_size - 1}")
         return self.head(last_of_each(self.hidden(x, lengths, cache), lengths, logits_to_keep))

@@ -1,6 +1,6 @@
-"""What the model hands out, and what it checks of the parts that can be swapped."""
+"""What the model hands out, and what it checks: its arguments, and the parts that can be swapped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,3 +72,34 @@ def check_logits_to_keep(count: Any) -> None:
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InputError(f"logits_to_keep should be 0 (all) or a whole number above it, not {quoted(count)}")
+
+
+def check_pruner(pruner: Any) -> Callable[..., Any]:
+    """
+    Raises:
+        InputError: it cannot be called.
+    """
+    if not callable(pruner):
+        raise InputError(f"a pruner should be a function (inputs, features) -> keep mask, not {quoted(pruner)}")
+    return pruner
+
+
+def check_packed(x: Any, lengths: Any, dim: int) -> list[int]:
+    """The lengths of the conversations in x, ids or embeddings; one conversation if there are none.
+
+    Raises:
+        InputError: x has another form, or lengths do not add up to it.
+    """
+    shape = tuple(x.shape) if isinstance(x, Tensor) else quoted(x)
+    if not isinstance(x, Tensor) or x.ndim not in (1, 2) or not len(x) or (x.ndim == 2) != x.is_floating_point():
+        raise InputError(f"the decoder takes ids (tokens,) or embeddings (tokens, dim), not {shape}")
+    if x.ndim == 2 and x.shape[1] != dim:
+        raise InputError(f"embeddings should be (tokens, {dim}), not {shape}")
+    if x.dtype in (torch.bool, torch.uint8):
+        raise InputError(f"token ids should be int64, not {x.dtype}")
+    listed = lengths.tolist() if isinstance(lengths, Tensor) else [len(x)] if lengths is None else lengths
+    if not isinstance(listed, list | tuple) or not listed or any(type(n) is not int or n < 0 for n in listed):
+        raise InputError(f"lengths should be a list of whole numbers, not {quoted(lengths)}")
+    if sum(listed) != len(x):
+        raise InputError(f"lengths add up to {quoted(sum(listed))}, but there are {len(x)} tokens")
+    return list(listed)

@@ -20,7 +20,7 @@ from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import DiffFP, Pruner, keep_all
 from vl3ref.model.language_model import LanguageModel, last_of_each
 from vl3ref.model.loss import check_labels, next_token_loss
-from vl3ref.model.outputs import ModelOutput, Spliced, check_logits_to_keep, check_parts
+from vl3ref.model.outputs import ModelOutput, Spliced, check_logits_to_keep, check_parts, check_pruner
 from vl3ref.model.projector import Projector
 from vl3ref.model.vision import VisionEncoder
 from vl3ref.model_inputs import ModelInputs
@@ -99,7 +99,7 @@ class VideoLLaMA3(nn.Module):
         if inputs.pixel_values is not None:
             features = self.vision_encoder(inputs.pixel_values, inputs.grid_sizes, inputs.merge_sizes)
             projected = self.projector(features)
-            scores = (pruner or self.pruner)(inputs, features)
+            scores = check_pruner(self.pruner if pruner is None else pruner)(inputs, features)
             check_parts(features, projected, scores, (sum(inputs.tokens_per_visual()), embeddings.shape[1]))
             keep_mask = scores > 0
             if scores.is_floating_point():
