@@ -190,12 +190,12 @@ def is_refused(err: str, message: str) -> None:
         ((*FAST, "--max-tokens", "0"), "max_new_tokens should be a whole number of at least 1"),
         (("--random", "tiny", "--dtype", "float99"), "no floating-point dtype named 'float99'"),
         (("--random", "tiny", "--dtype", "int8"), "no floating-point dtype named 'int8'"),
-        (("--random", "tiny", "--device", "nowhere"), "device nowhere cannot be used"),
+        (("--random", "tiny", "--device", "nowhere"), "device 'nowhere' cannot be used"),
         ((*FAST, "--attention", "flash"), "transformers cannot use flash attention"),
         (("no-such-file.mp4",), "no-such-file.mp4"),
-        (("--against", "no-such-file.safetensors"), "no-such-file.safetensors cannot be read"),
+        (("--against", "no-such-file.safetensors"), "no-such-file.safetensors' does not exist"),
         (("--against", str(CAT)), "cannot be read as a safetensors file"),
-        (("--random", "tiny", "--json", "no-such-folder/a.json"), "no folder no-such-folder to write a.json into"),
+        (("--random", "tiny", "--json", "no-such-folder/a.json"), "'no-such-folder/a.json' cannot be written"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(parity, arguments, message) -> None:

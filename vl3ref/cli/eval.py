@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from vl3ref.cli.options import Device, check_device, check_outputs, option, write_text
+from vl3ref.cli.options import Device, between, check_device, check_outputs, option, write_text
 from vl3ref.cli.printing import note, say_table
-from vl3ref.errors import InputError
 
 
 def evaluate(
@@ -26,10 +25,8 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
-    if questions < 1:
-        raise InputError(f"--questions should be at least 1, not {questions}")
-    if seed is not None and seed < 0:
-        raise InputError(f"--seed should be at least 0, not {seed}")
+    between("--questions", questions, 1, 1_000_000)
+    between("--seed", seed, 0)
     check_outputs(json_file, markdown)
     check_device(device)
     import vl3ref

@@ -48,6 +48,16 @@ def _checked(context: Any, option: Any, value: Any) -> Any:
     return value
 
 
+def between(name: str, number: float | None, least: float, most: float = LARGEST) -> None:
+    """
+    Raises:
+        InputError: an option's number, if there is one, is out of range.
+    """
+    if number is not None and not least <= number <= most:
+        end = "" if most == LARGEST else f" and at most {most:,}"
+        raise InputError(f"{name} should be at least {least}{end}, not {number}")
+
+
 SEES, ANSWERS, RUNS = "What the model sees", "How it answers", "Where it runs"
 
 Device = Annotated[str | None, option("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if any).", panel=RUNS)]

@@ -8,12 +8,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vl3ref.cli.interrupts import raising
-from vl3ref.cli.options import Device, Dtype, VisualTokens, check_device, check_outputs, load, option, write_text
+from vl3ref.cli.options import (
+    Device,
+    Dtype,
+    VisualTokens,
+    between,
+    check_device,
+    check_outputs,
+    load,
+    option,
+    write_text,
+)
 from vl3ref.cli.printing import note, say_table, status
 from vl3ref.errors import InputError, quoted
 from vl3ref.files import new_file
 
 OUTPUTS = "What it writes"
+
+MOST = 10_000
+"""Frames, or new ids, that are compared: every activation of them is held, twice or three times."""
 
 
 def parity(
@@ -66,10 +79,9 @@ def parity(
         raise InputError("--layers goes with --random")
     if random and file:
         raise InputError("a random model has no tokenizer to read a file's question with; leave the file out")
-    if frames < 1:
-        raise InputError(f"--frames should be at least 1, not {frames}")
-    if tolerance is not None and tolerance < 0:
-        raise InputError(f"--tolerance should be at least 0, not {tolerance:g}")
+    between("--frames", frames, 1, MOST)
+    between("--max-tokens", new_tokens, 1, MOST)
+    between("--tolerance", tolerance, 0)
 
     processor: Any = None
     given: Any = None
@@ -91,7 +103,7 @@ def parity(
         if part["type"] == "video":
             part["max_frames"] = frames
         conversation = [{"role": "user", "content": [part, {"type": "text", "text": question}]}]
-        inputs, source = processor(conversation, **({"max_tokens": visual_tokens} if visual_tokens else {})), file
+        inputs, source = processor(conversation, max_tokens=visual_tokens), file
         ours, before = compare_processing(processor, find_checkpoint(model or "vl3-tiny"), conversation, inputs)
         theirs = theirs or before
     else:

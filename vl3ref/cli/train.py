@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vl3ref.cli.interrupts import raising
-from vl3ref.cli.options import Device, check_device, option
+from vl3ref.cli.options import Device, between, check_device, option
 from vl3ref.cli.printing import note
 from vl3ref.errors import InputError
 
@@ -73,7 +73,7 @@ def train(
     folder = out or Path("runs") / (recipe or f"stage-{stage}")
     if folder.is_file():
         raise InputError(f"{folder} is a file; name a folder")
-    at_least("--workers", workers, 0)
+    between("--workers", workers, 0)
     lrs = {
         "--decoder-lr": decoder_lr,
         "--projector-lr": projector_lr,
@@ -91,7 +91,7 @@ def train(
     if stage not in (1, 2, 3, 4):
         raise InputError("--stage should be 1, 2, 3 or 4, the paper's stages")
     for name, count in counts.items():
-        at_least(name, count, 1)
+        between(name, count, 1)
     if epochs is not None and epochs <= 0:
         raise InputError(f"--epochs should be a number above 0, not {epochs:g}")
     if media is not None and not media.is_dir():
@@ -125,11 +125,6 @@ def train(
         final = run.train(samples, own, source, folder, plan, change=changed, resume=resume, device=device)
     if os.environ.get("RANK", "0") == "0":
         note(f"wrote {final}")
-
-
-def at_least(name: str, number: int | None, least: int) -> None:
-    if number is not None and number < least:
-        raise InputError(f"{name} should be at least {least}, not {number}")
 
 
 def _train_recipe(
