@@ -1,6 +1,9 @@
 """Annotation files become conversations, of which the assistant's words are trained on."""
 
+import gc
 import json
+import math
+import os
 import pickle
 from multiprocessing import get_context
 from pathlib import Path
@@ -215,6 +218,53 @@ def stream(*turns: tuple, **rest: Any) -> dict:
     return {"stream": True, "video": "v.mp4", "conversation": [dict(zip(keys, t, strict=False)) for t in turns], **rest}
 
 
+KEYS = [
+    ({"imgae": "a.png"}, "no key 'imgae'; is 'image' meant"),
+    ({"Image": "a.png"}, "no key 'Image'; is 'image' meant"),
+    ({"images": ["a.png"]}, "no key 'images'; is 'image' meant"),
+    ({"vidoe": "v.mp4"}, "is 'video' meant"),
+    ({"fsp": 2}, "is 'fps' meant"),
+    ({"startTime": 2}, "is 'start_time' meant"),
+    ({"timestamp": [1]}, "is 'timestamps' meant"),
+    ({"conversation": []}, "is 'conversations' meant"),
+    ({"strem": True}, "is 'stream' meant"),
+    ({"qqq": 1}, "no key 'qqq'; there are image, video"),
+    ({"x" * 10**6: 1}, "no key 'xxx"),
+    ({"stream": "yes"}, '"stream" should be true or false'),
+    ({"fps": "abc"}, "fps should be a number above 0"),
+    ({"fps": -1}, "fps should be a number above 0"),
+    ({"fps": True}, "fps should be a number above 0"),
+    ({"fps": 10**400}, "fps should be a number above 0 and at most 1000"),
+    ({"start_time": "a"}, "start_time should be a number of seconds"),
+    ({"end_time": math.nan}, "end_time should be a number of seconds"),
+    ({"end_time": 10**400}, "end_time should be a number of seconds"),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), KEYS, ids=range(len(KEYS)))
+def test_what_would_be_passed_over_is_refused(extra: dict, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message) as error:
+        to_conversation({**sample("Hi"), **extra})
+    assert len(str(error.value)) < 300
+
+
+def test_keys_that_are_for_people_are_let_through() -> None:
+    people = {"id": 5, "source": "a", "dataset": "b", "data_source": "c", "metadata": {}, "_own": 1, "image": None}
+    assert to_conversation({**sample("Hi"), **people}) == to_conversation(sample("Hi"))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("content", [b'{"a": ' + b"9" * 5000 + b"}", b"[" * 100_000, b"\xff\xfe", "pipe"])
+def test_an_annotation_file_that_nobody_can_read_is_refused(content: Any, name: str, tmp_path: Path) -> None:
+    if content == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(AnnotationError, match=f"{name}.* (cannot be read as JSON|is no regular file)") as error:
+        Annotations(tmp_path / name).conversation(0)
+    assert len(str(error.value)) < 400
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -394,6 +444,7 @@ def test_it_travels_to_workers(name: str, tmp_path: Path) -> None:
     samples = [{"a": i} for i in range(50)]
     annotations = Annotations(write(tmp_path / name, samples))
     assert list(pickle.loads(pickle.dumps(annotations))) == samples
+    gc.collect()  # decoders that other tests left would wait for threads that are not in the worker
     with get_context("fork").Pool(2) as pool:
         assert pool.map(read_in_child, [annotations] * 2) == [samples] * 2
 

@@ -1,8 +1,12 @@
 """safetensors files <-> modules."""
 
 import json
+import os
+import re
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -245,6 +249,127 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         load_model(folder, device="cpu")
 
 
+def header(content: bytes | dict, data: bytes = b"", length: int | None = None) -> bytes:
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(*shape: int, end: int = 4, begin: int = 0, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "a header of 10^15 bytes": (header({}, length=10**15), "damaged"),
+    "a header of 2^63 bytes": (header({}, length=2**63), "damaged"),
+    "three bytes": (b"\x01\0\0", "damaged"),
+    "a header that is no JSON": (header(b"{no"), "damaged"),
+    "a nested header": (header(b'{"a":' + b"[" * 50_000), "damaged"),
+    "data past the end": (header({"a": entry(100, end=400)}, b"0000"), "damaged"),
+    "data left over": (header({"a": entry(1)}, b"00000000"), "damaged"),
+    "overlap": (header({"a": entry(1), "b": entry(1)}, b"0000"), "damaged"),
+    "a gap": (header({"a": entry(1, begin=4, end=8)}, b"00000000"), "damaged"),
+    "a negative size": (header({"a": entry(-1)}, b"0000"), "damaged"),
+    "a size that overflows": (header({"a": entry(2**62, 2**62)}, b"0000"), "damaged"),
+    "5,000 digits": (header(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}'), "damaged"),
+    "an unknown type": (header({"a": entry(1, dtype="F99")}, b"0000"), "damaged"),
+    "metadata that is no text": (header({"__metadata__": {"a": 1}}), "damaged"),
+    "nothing": (header({}), "describes 454,288 parameters, .* hold 0: one of them is of another model"),
+    "no numbers": (header({"a": entry(0, end=0)}), "hold 0: one of them is of another model"),
+    "a name of a megabyte": (header({"x" * 10**6: entry(0, end=0)}), "hold 0: one of them is of another model"),
+    "20,000 names": (header({f"a{n}": entry(0, end=0) for n in range(20_000)}), "one of them is of another model"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_header_that_lies_is_refused(case: str, tmp_path: Path) -> None:
+    folder = copy_of(HF, tmp_path)
+    content, message = HOSTILE[case]
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(folder, device="cpu")
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", [OFFICIAL, HF])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "weights"])
+def test_pipes_are_not_opened(config: Path, name: str, tmp_path: Path) -> None:
+    folder = copy_of(config, tmp_path)
+    path = sorted(folder.glob("*.safetensors"))[-1] if name == "weights" else folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises((CheckpointError, ConfigError), match=r"is no regular file"):
+        load_model(folder, device="cpu")
+
+
+INDICES: dict[str, tuple[Any, str]] = {
+    "no object": ([1], "should hold a JSON object"),
+    "no map": ({}, "has no weight_map"),
+    "a list": ({"weight_map": []}, "has no weight_map"),
+    "numbers": ({"weight_map": {"a": 1}}, "has no weight_map"),
+    "nothing": ({"weight_map": {}}, "hold 0: one of them"),
+    "a long name": ({"weight_map": {"a": "x" * 5000}}, "does not exist"),
+    "a null byte": ({"weight_map": {"a": "a\0b"}}, "points outside its folder"),
+    "half a character": ({"weight_map": {"a": "\ud800"}}, "points outside its folder"),
+    "an empty name": ({"weight_map": {"a": ""}}, "points outside its folder"),
+    "the folder": ({"weight_map": {"a": "."}}, "points outside its folder"),
+    "the config": ({"weight_map": {"a": "config.json"}}, "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", INDICES)
+def test_an_index_that_makes_no_sense_is_refused(case: str, tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    content, message = INDICES[case]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(folder, device="cpu")
+    assert len(str(error.value)) < 500
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    first, second = sorted(folder.glob("model*.safetensors"))
+    twice = next(iter(load_file(first).items()))
+    save_file(dict([*load_file(second).items(), twice]), second)
+    with pytest.raises(CheckpointError, match=f"has tensors in two files, .*\n  {re.escape(twice[0])}"):
+        load_model(folder, device="cpu")
+
+
+def test_of_hundreds_of_misfits_the_first_are_shown_and_a_file_has_all(tmp_path: Path) -> None:
+    tensors = weights(OFFICIAL) | {f"extra.{n}": torch.zeros(1) for n in range(900)}
+    folder = single_file(tmp_path, tensors, json.loads((OFFICIAL / "config.json").read_text()))
+    with pytest.raises(CheckpointError, match=r"\(900 of \d+ tensors\)") as error:
+        load_model(folder, device="cpu")
+    assert len(str(error.value)) < 900
+    path = Path(re.search(r"all of them are in (\S+)", str(error.value))[1])
+    assert len(path.read_text().splitlines()) == 900
+    path.unlink()
+
+
+@pytest.mark.parametrize(("layers", "described"), [(1000, "describes"), (1, "unexpected")])
+def test_a_config_of_another_size_is_refused_before_a_module_is_built(
+    layers: int, described: str, tmp_path: Path
+) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    with pytest.raises(CheckpointError, match=described):
+        load_model(folder, device="cpu")
+
+
+def test_names_that_are_not_utf_8_are_refused_before_anything_is_written(model: VideoLLaMA3, tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff\udcfe"
+    with pytest.raises(CheckpointError, match="is no UTF-8, and safetensors reads no other names|cannot be written"):
+        save_model(model, folder)
+    assert [*tmp_path.iterdir()] == []
+    try:
+        shutil.copytree(OFFICIAL, folder)
+    except OSError:
+        return  # a file system that has no such names
+    with pytest.raises(CheckpointError, match="is no UTF-8, and safetensors reads no other names"):
+        load_model(folder, device="cpu")
+
+
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
     tensors = weights(OFFICIAL)
     tensors["model.norm.weight"] = torch.ones(64, dtype=torch.int8)
@@ -277,7 +402,9 @@ def test_a_dtype_may_be_written_as_torch_prints_it() -> None:
     assert load_model(OFFICIAL, device="cpu", dtype="torch.float16").dtype == torch.float16
 
 
-@pytest.mark.parametrize("device", ["tpu-like", "cuda:99", "meta"])
+@pytest.mark.parametrize(
+    "device", ["tpu-like", "cuda:99", "meta", "xla", "hpu", "vulkan", "mtia", "privateuseone", "", "cpu:-7"]
+)
 def test_devices_that_are_not_there_are_refused(device: str) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be used|holds no weights"):
         load_model(OFFICIAL, device=device)

@@ -5,11 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import GOLDENS
 from vl3ref import ConfigError
 from vl3ref.checkpoints import hf, official, read_config, read_language_config, read_vision_config
-from vl3ref.config import PRESETS, VISION_ENCODER, LanguageConfig, RopeScaling, preset
+from vl3ref.config import (
+    PRESETS,
+    VISION_ENCODER,
+    LanguageConfig,
+    ModelConfig,
+    RopeScaling,
+    VisionConfig,
+    preset,
+)
 from vl3ref.model.videollama3 import VideoLLaMA3
 
 OFFICIAL = json.loads((GOLDENS / "configs" / "VideoLLaMA3-2B" / "config.json").read_text())
@@ -234,3 +243,95 @@ def test_a_damaged_config_file_is_named(tmp_path: Path, text: str, message: str)
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         read_config(tmp_path)
+
+
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+VISION_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "num_channels",
+)
+LARGE = [
+    *[
+        (key, 10**digits)
+        for key in (*SIZES, "num_key_value_heads", "max_position_embeddings")
+        for digits in (10, 30, 400)
+    ],
+    *[(f"vision_encoder_config.{key}", 10**n) for key in VISION_SIZES for n in (9, 30, 400)],
+    *[(key, 10**400) for key in ("rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id", "image_token_index")],
+    ("num_hidden_layers", 10**5),
+    ("rope_theta", 1e300),
+    ("vision_encoder_config.layer_norm_eps", 10**5000),
+    ("mm_projector_type", f"mlp{'9' * 5000}x_gelu"),
+    ("model_type", "x" * 10**6),
+    ("dtype", [10**5000]),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), LARGE, ids=range(len(LARGE)))
+def test_numbers_without_end_are_refused_before_anything_is_made_of_them(path: str, value: object) -> None:
+    key = path.rpartition(".")[2]
+    with pytest.raises(ConfigError, match=key) as error:
+        read_config(changed(OFFICIAL, path, value))
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads should be a whole number from 1"),
+        ({"hidden_size": -8}, "hidden_size should be"),
+        ({"num_hidden_layers": 10**30}, "num_hidden_layers should be"),
+        ({"patch_size": 10**9}, "patch_size should be"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps should be a number above 0"),
+        ({"rope_theta": float("nan")}, "rope_theta should be a number above 0"),
+    ],
+)
+def test_configs_made_in_python_have_the_same_limits(given: dict, message: str) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with pytest.raises(ConfigError, match=message):
+        VisionConfig(**{**sizes, **given})
+
+
+DECODERS = [
+    {},
+    {"tie_word_embeddings": True},
+    {"head_dim": 12, "qk_norm": True, "qkv_bias": False},
+    {"output_bias": True, "mlp_bias": True},
+]
+
+
+@pytest.mark.parametrize("fields", DECODERS)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_config_knows_how_many_parameters_its_model_has(fields: dict, depth: int) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    language = LanguageConfig(vocab_size=30, num_key_value_heads=1, **sizes, **fields)
+    config = ModelConfig(VisionConfig(**{**sizes, "patch_size": 3}), language, 1, 1, projector_depth=depth)
+    with torch.device("meta"):
+        model = VideoLLaMA3(config)
+    assert config.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+PROCESSORS = [
+    ({"patch_size": 1e-200}, "patch_size should be a whole number"),
+    ({"merge_size": "a"}, "merge_size should be"),
+    ({"merge_size": -1}, "merge_size should be"),
+    ({"size": [1]}, "size should be an object"),
+    ({"size": {"shortest_edge": "x"}}, "shortest_edge should be"),
+    ({"size": {"longest_edge": 10**400}}, "longest_edge should be"),
+    ({"size": {"longest_edge": 1e300}}, "longest_edge should be"),
+    ({"size": {}, "min_pixels": 0.5}, "min_pixels should be"),
+    ([1], "image_processor should be an object"),
+    ("a", "image_processor should be an object"),
+]
+
+
+@pytest.mark.parametrize(("image", "message"), PROCESSORS)
+def test_an_hf_processor_that_makes_no_sense_is_refused(tmp_path: Path, image: object, message: str) -> None:
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": image}))
+    with pytest.raises(ConfigError, match=message) as error:
+        hf.read_processor(tmp_path)
+    assert len(str(error.value)) < 300

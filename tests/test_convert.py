@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import VideoLlama3ImageProcessorPil
 
 import vl3ref
-from tests.helpers import GOLDENS, ROOT
+from tests.helpers import GOLDENS, ROOT, room_for
 from vl3ref import CheckpointError
 from vl3ref.checkpoints import check_saveable, convert, read_config, save
 from vl3ref.checkpoints import hf as hf_layout
@@ -178,3 +178,43 @@ def test_files_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_converted_without_one(tmp_path: Path) -> None:
     target = convert(GOLDENS / "official-tiny", tmp_path / "hf", "hf")
     assert sorted(f.name for f in target.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+
+
+TARGETS = {
+    "file": "exists and is not empty",
+    "full": "exists and is not empty",
+    "link to a file": "exists and is not empty",
+    "dangling link": "exists and is not empty",
+    "file/under": "cannot be written: Not a directory",
+    "/proc/x": "cannot be written",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_where_nothing_can_be_converted_to(target: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("precious")
+    (tmp_path / "link to a file").symlink_to("file")
+    (tmp_path / "dangling link").symlink_to("nowhere")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=TARGETS[target]):
+        convert(GOLDENS / "official-tiny", tmp_path / target, "hf")
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("target", ["new", "deep/er", "empty", "link", "source/inside"])
+def test_where_a_folder_can_be_converted_to(target: str, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(GOLDENS / "official-tiny", tmp_path / "source"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "link").symlink_to("linked")
+    assert read_config(convert(source, tmp_path / target, "hf")).layout == "hf"
+    assert read_config(source).layout == "official" and not [*tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("room", [100, 50_000])
+def test_a_full_disk_leaves_no_target(room: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="hf cannot be written: File too large; make room"), room_for(room):
+        convert(GOLDENS / "official-tiny", tmp_path / "hf", "hf")
+    assert [*tmp_path.iterdir()] == []

@@ -1,13 +1,17 @@
 """What is opened, JSON, and files and folders that are written: whole, or not at all."""
 
+import gc
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,6 +226,7 @@ def test_files_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monke
 def child(work: Callable[[], None]) -> int:
     """Another process that does it, and is killed by the test."""
     if (process := os.fork()) == 0:
+        gc.disable()  # what other tests left may wait for threads that are not here
         try:
             work()
         finally:
@@ -252,6 +257,40 @@ def test_what_a_process_is_writing_is_left_alone_until_it_is_dead(tmp_path: Path
         kill(writer)
     save(tmp_path / "x", 2)
     assert found(tmp_path / "x") == {"2"} and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_save_that_is_killed_at_any_step_leaves_one_save_or_the_other(tmp_path: Path) -> None:
+    """A process is killed before its n-th call that changes the disk, for every n."""
+    changing = [(os, name) for name in ("fsync", "rename", "mkdir", "link")] + [(shutil, "rmtree")]
+    for moment in range(1, 99):
+        parent = tmp_path / str(moment)
+        parent.mkdir()
+        save(parent / "x", 1)
+
+        def work(moment: int = moment, folder: Path = parent / "x") -> None:
+            left = [moment]
+
+            def or_die(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*args, **kwargs)
+
+            for module, name in changing:
+                setattr(module, name, partial(or_die, getattr(module, name)))
+            save(folder, 2)
+            os._exit(0)
+
+        process = child(work)
+        ended = os.waitpid(process, 0)[1]
+        states = [path for path in (parent / "x", parent / ".x.old") if path.exists()]
+        assert found(states[0]) in ({"1"}, {"2"}) and len(found(states[0])) == 1
+        save(parent / "x", 4)
+        assert found(parent / "x") == {"4"} and os.listdir(parent) == ["x"]
+        if ended == 0:
+            assert moment > 8
+            return
+    raise AssertionError("the save never ended")
 
 
 def kill_writers(folder: Path, write: Callable[[int], None], whole: Callable[[Path], bool], until: float) -> None:

@@ -91,9 +91,11 @@ def download(hub_name: str, revision: str | None = None, folder: str | Path | No
             f"there is no folder {hub_name} here, and it could not be fetched from the Hugging Face hub: {reason[:300]}"
         ) from None
     for file, promised in _promises(found):
-        if file.stat().st_mtime >= began - CLOCKS and _hash(file, sha256=len(promised) == 64) != promised:
-            file.unlink()
-            raise CheckpointError(f"{found / file.name} came damaged (its hash is another), and was removed; try again")
+        blob = Path(os.path.realpath(file))
+        if blob.stat().st_mtime >= began - CLOCKS and _hash(blob, sha256=len(promised) == 64) != promised:
+            blob.unlink()
+            file.unlink(missing_ok=True)
+            raise CheckpointError(f"{file} came damaged (its hash is another), and was removed; try again")
     return found
 
 
@@ -113,7 +115,7 @@ def _promises(folder: Path) -> Iterator[tuple[Path, str]]:
         blob = Path(os.path.realpath(file))
         promised = lines[1] if len(lines) > 1 else blob.name
         if blob.is_file() and len(promised) in (40, 64) and not set(promised) - set("0123456789abcdef"):
-            yield blob, promised
+            yield file, promised
 
 
 def _hash(file: Path, sha256: bool) -> str:

@@ -49,6 +49,7 @@ class TensorFiles:
             hint = "; it has pickled weights, which can run code and are not read: convert them to safetensors"
             raise CheckpointError(f"{self.folder} has no {file}{hint if pickled else ''}")
         check_regular(path, CheckpointError)
+        _check_name(path)
         try:
             self.files[file] = safe_open(path, framework="pt", device="cpu")
             names = self.files[file].keys()
@@ -70,12 +71,22 @@ class TensorFiles:
         return self.files[self.where[name]].get_tensor(name)
 
 
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        place = quoted(str(path), 300)
+        raise CheckpointError(f"{place} is no UTF-8, and safetensors reads no other names: rename it") from None
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file that everyone may read who may read others of this process.
 
     Raises:
         OSError: it cannot be written; the disk is full, say.
+        CheckpointError: it could not be read again under that name.
     """
+    _check_name(path)
     path.touch()
     mode = path.stat().st_mode
     try:

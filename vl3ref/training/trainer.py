@@ -4,6 +4,7 @@ for each step:   packs of the batch -> summed losses / targets of the whole batc
                  -> clipped -> AdamW at this step's learning rate -> a line of the log -> now and then a checkpoint
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -231,6 +232,7 @@ class Trainer:
 
     def _prepared_ahead(self) -> Iterator[Batch]:
         """Batches in order from the current step, made by workers while the model computes."""
+        gc.collect()  # a decoder that waits to be freed waits for ever in a forked worker, which has not its threads
         yield from DataLoader(
             self.batches,
             batch_size=None,
