@@ -48,7 +48,7 @@ def _checked(context: Any, option: Any, value: Any) -> Any:
     return value
 
 
-def between(name: str, number: float | None, least: float, most: float = LARGEST) -> None:
+def between(name: str, number: int | float | None, least: int, most: int = LARGEST) -> None:
     """
     Raises:
         InputError: an option's number, if there is one, is out of range.
