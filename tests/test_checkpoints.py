@@ -359,14 +359,14 @@ def test_a_config_of_another_size_is_refused_before_a_module_is_built(
 
 def test_names_that_are_not_utf_8_are_refused_before_anything_is_written(model: VideoLLaMA3, tmp_path: Path) -> None:
     folder = tmp_path / "\udcff\udcfe"
-    with pytest.raises(CheckpointError, match="is no UTF-8, and safetensors reads no other names|cannot be written"):
+    with pytest.raises(CheckpointError, match=r"is no UTF-8, and safetensors reads no other names|cannot be written"):
         save_model(model, folder)
     assert [*tmp_path.iterdir()] == []
     try:
         shutil.copytree(OFFICIAL, folder)
     except OSError:
         return  # a file system that has no such names
-    with pytest.raises(CheckpointError, match="is no UTF-8, and safetensors reads no other names"):
+    with pytest.raises(CheckpointError, match=r"is no UTF-8, and safetensors reads no other names"):
         load_model(folder, device="cpu")
 
 
