@@ -8,9 +8,17 @@
 `vl3ref parity` does this for the whole model and transformers' `VideoLlama3ForConditionalGeneration`.
 """
 
-from vl3ref.parity.activations import Activations, load_activations, record, record_modules, save_activations
+from vl3ref.parity.activations import (
+    Activations,
+    load_activations,
+    record,
+    record_by_name,
+    record_modules,
+    save_activations,
+)
 from vl3ref.parity.compare import compare, compare_activations
 from vl3ref.parity.exact import exact
+from vl3ref.parity.html import html_page
 from vl3ref.parity.metrics import Difference, difference
 from vl3ref.parity.report import Report
 
@@ -22,8 +30,10 @@ __all__ = [
     "compare_activations",
     "difference",
     "exact",
+    "html_page",
     "load_activations",
     "record",
+    "record_by_name",
     "record_modules",
     "save_activations",
 ]

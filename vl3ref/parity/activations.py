@@ -11,9 +11,15 @@ Names do not depend on the implementation, so that a port in any language can wr
     language.norm, logits, next_ids
 
 Patches are in merge-block order, as the processor writes them and transformers has them.
+
+Inside a block, where a difference is looked for more closely, names are our modules' own, and of queries and keys:
+
+    vision.layers.N.layer_norm1, language.layers.N.self_attn.q_proj, ...     any module of a block
+    language.layers.N.queries, .keys                         (tokens, heads * head_dim), after the rotation; vision too
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vl3ref.checkpoints import write_tensors
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.files import check_regular, new_file
 from vl3ref.generation import generate
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -33,14 +39,21 @@ from vl3ref.model_inputs import ModelInputs
 Activations = dict[str, Tensor]
 """Name -> tensor on the CPU, packed (no batch axis)."""
 
+ROTATED = ("queries", "keys")
+"""The first arguments of an attention, after the rotation."""
+
 INPUT_AXES = {"input_ids": 1, "lengths": 1, "pixel_values": 2, "grid_sizes": 2, "merge_sizes": 1}
 """What a file of activations holds of the inputs, as `input.*`."""
 
 
 @torch.no_grad()
-def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Activations:
-    """Every named activation of our model for these inputs, and the `new_tokens` greedy ids that follow them."""
-    with record_towers(model.vision_encoder, model.projector, model.language_model) as found:
+def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8, closer: Iterable[str] = ()) -> Activations:
+    """Every named activation of our model for these inputs, and the `new_tokens` greedy ids that follow them.
+
+    Args:
+        closer: names inside a block to record too; those that are none are passed over.
+    """
+    with record_towers(model.vision_encoder, model.projector, model.language_model, closer) as found:
         output = model(inputs)
     ids = torch.cat(generate(model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens))
     keep_mask = output.keep_mask.cpu()
@@ -49,17 +62,20 @@ def record(model: VideoLLaMA3, inputs: ModelInputs, new_tokens: int = 8) -> Acti
     return {"keep_mask": keep_mask, **found, "logits": output.logits.cpu(), "next_ids": ids.cpu()}
 
 
-def record_in_float64(model: VideoLLaMA3, inputs: ModelInputs) -> Activations:
+def record_in_float64(model: VideoLLaMA3, inputs: ModelInputs, closer: Iterable[str] = ()) -> Activations:
     """`record` with every parameter widened, in place and one at a time, so that the model is never held twice: load it
     again to use it further. (transformers cannot be run in float64: its norms and rotations go through float32.)"""
     for parameter in model.parameters():
         parameter.data = parameter.data.double()
-    return record(model, inputs.to(dtype=torch.float64), new_tokens=1)
+    return record(model, inputs.to(dtype=torch.float64), 1, closer)
 
 
 @contextmanager
-def record_towers(vision: nn.Module, projector: nn.Module, language: nn.Module) -> Iterator[Activations]:
-    """`record_modules` for a whole model. Ours and transformers' name the modules inside their towers alike."""
+def record_towers(
+    vision: nn.Module, projector: nn.Module, language: nn.Module, closer: Iterable[str] = ()
+) -> Iterator[Activations]:
+    """`record_modules` for a whole model. Ours and transformers' name the modules inside their towers alike; queries
+    and keys can be recorded of ours alone."""
     modules = {
         "vision.patch_embedding": vision.get_submodule("embeddings"),
         "vision.norm": vision.get_submodule("post_layernorm"),
@@ -73,13 +89,55 @@ def record_towers(vision: nn.Module, projector: nn.Module, language: nn.Module) 
             modules[f"{tower}.layers.{index}.attention"] = layer.get_submodule("self_attn")
             modules[f"{tower}.layers.{index}.mlp"] = layer.get_submodule("mlp")
             modules[f"{tower}.layers.{index}"] = layer
-    with record_modules(modules, {"embeddings": towers["language"].get_submodule("0")}) as found:
+    arguments: dict[str, nn.Module | tuple[nn.Module, int]] = {"embeddings": towers["language"].get_submodule("0")}
+    for name in [name for name in closer if name not in modules]:
+        tower, _, path = name.partition(".layers.")
+        inside = dict(towers[tower].named_modules()) if tower in towers else {}
+        block, _, part = path.partition(".")
+        if part in ROTATED and f"{block}.self_attn.attend" in inside:
+            arguments[name] = inside[f"{block}.self_attn.attend"], ROTATED.index(part)
+        elif path in inside:
+            modules[name] = inside[path]
+    with record_modules(modules, arguments) as found:
         yield found
+    for name in arguments.keys() & found.keys() - {"embeddings"}:  # one row for each token, not for each head
+        found[name] = found[name].reshape(len(found[name.rpartition(".")[0]]), -1)
+
+
+@contextmanager
+def record_by_name(module: nn.Module, names: Mapping[str, str]) -> Iterator[Activations]:
+    """`record_modules` for anybody's module, by a table of names: ours -> the path of its module inside theirs.
+
+        names = {"embeddings": "input of model.layers.0", "language.layers.{n}.mlp": "model.layers.{n}.feed_forward"}
+        with record_by_name(their_model, names) as found:
+            their_model(...)
+
+    `{n}` stands for every number that there is; `input of` takes the first argument instead of the output; an empty
+    path is the module itself.
+
+    Raises:
+        InputError: a path leads to no module.
+    """
+    there = dict(module.named_modules())
+    outputs: dict[str, nn.Module] = {}
+    inputs: dict[str, nn.Module] = {}
+    for name, path in names.items():
+        into, path = (inputs, path.removeprefix("input of ")) if path.startswith("input of ") else (outputs, path)
+        pattern = re.compile(re.escape(path).replace(r"\{n\}", r"(\d+)"))
+        found = [(match, where) for where in there if (match := pattern.fullmatch(where))]
+        if not found:
+            raise InputError(
+                f"there is no module {quoted(path)} for {quoted(name)}; there are {quoted([*there][1:], 300)}"
+            )
+        for match, where in found:
+            into[name.replace("{n}", match[1]) if match.groups() else name] = there[where]
+    with record_modules(outputs, inputs) as activations:
+        yield activations
 
 
 @contextmanager
 def record_modules(
-    outputs: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | None = None
+    outputs: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module | tuple[nn.Module, int]] | None = None
 ) -> Iterator[Activations]:
     """Record what named modules compute, in the order in which they finish. The dictionary is filled on exit.
 
@@ -88,24 +146,25 @@ def record_modules(
 
     Args:
         outputs: name -> module whose output is recorded.
-        inputs: name -> module whose first argument is recorded.
+        inputs: name -> module whose first argument is recorded, or a module and which of its arguments.
     """
     calls: dict[str, list[Tensor]] = {}
     activations: Activations = {}
     with ExitStack() as hooks:
         for name, module in outputs.items():
-            hooks.callback(module.register_forward_hook(partial(_keep, calls, name)).remove)
-        for name, module in (inputs or {}).items():
-            hooks.callback(module.register_forward_pre_hook(partial(_keep, calls, name)).remove)
+            hooks.callback(module.register_forward_hook(partial(_keep, calls, name, 0)).remove)
+        for name, given in (inputs or {}).items():
+            module, which = given if isinstance(given, tuple) else (given, 0)
+            hooks.callback(module.register_forward_pre_hook(partial(_keep, calls, name, which)).remove)
         yield activations
     activations |= {name: _joined(parts) for name, parts in calls.items()}
 
 
-def _keep(calls: dict[str, list[Tensor]], name: str, module: nn.Module, *values: Any) -> None:
+def _keep(calls: dict[str, list[Tensor]], name: str, which: int, module: nn.Module, *values: Any) -> None:
     """A hook; the last of the values is a call's arguments before it, and its output after it."""
     value = values[-1]
     if isinstance(value, tuple | list):
-        value = value[0] if value else None
+        value = value[which] if value else None
     for field in ("last_hidden_state", "logits"):  # of transformers' outputs
         value = getattr(value, field, value)
     if isinstance(value, Tensor):

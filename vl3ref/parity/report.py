@@ -42,6 +42,11 @@ class Report:
         """The first activation that is not the same bit for bit."""
         return next((row.name for row in self.rows if not row.equal), None)
 
+    @property
+    def first_divergence(self) -> str | None:
+        """The first activation past the tolerance, where a mistake shows first: what goes into it is right."""
+        return next(iter(self.failed), None)
+
     def summary(self) -> str:
         """Two or three sentences."""
         first = self.first_difference
