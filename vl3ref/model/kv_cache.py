@@ -12,6 +12,7 @@ position scheme of its own (`VideoLLaMA3.positions`).
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,6 +155,21 @@ class KVCache:
         self._replace(lambda x: x[list(rows)])
         self.lengths = [self.lengths[row] for row in rows]
         self.offsets = [self.offsets[row] for row in rows]
+
+    def fork(self, room: int = 0) -> "KVCache":
+        """A copy that goes its own way, with room for `room` more tokens."""
+        fork, held = copy(self), max(self.lengths)
+        fork.keys, fork.values, fork.capacity = list(self.keys), list(self.values), held + room
+        fork._replace(lambda x: F.pad(x[:, :, :held], (0, 0, 0, room)))
+        return fork
+
+    def forget(self, slots: Int[Tensor, " kept"]) -> None:
+        """Keep these slots of the one conversation, ascending. Keys stay rotated to the positions that they had, and
+        the next position is what it would have been: distances between what is kept do not change."""
+        for x in (*self.keys, *self.values):
+            x[:, :, : len(slots)] = x[:, :, slots]
+        self.offsets = [offset + held - len(slots) for offset, held in zip(self.offsets, self.lengths, strict=True)]
+        self.lengths = [len(slots)]
 
     def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
         """Layer by layer, so that no more than one is held twice."""
