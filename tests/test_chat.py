@@ -3,12 +3,16 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vl3ref
 from tests.helpers import ROOT
+from vl3ref.chat import Chat, until
 from vl3ref.errors import InputError
 from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.language_model import LanguageModel
@@ -260,3 +264,28 @@ def test_an_abandoned_answer_locks_nothing(chat):
         next(answer)
     del answer
     assert say(chat, "And why?") and len(chat.answer_ids) == 6
+
+
+@given(
+    text=st.text("abc", max_size=20),
+    cuts=st.lists(st.integers(0, 20), max_size=6),
+    stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+)
+def test_text_ends_before_a_stop_string_however_it_comes(text: str, cuts: list[int], stop: list[str]) -> None:
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
+    shown = "".join(until(pieces, stop))
+    places = [text.find(string) for string in stop if string in text]
+    # Pieces that came before the one that completes a stop string were shown whole, so an earlier one ends the text.
+    assert text.startswith(shown) and not any(string in shown for string in stop)
+    assert len(shown) >= min(places) if places else shown == text
+
+
+def test_a_chat_stops_before_a_stop_string_and_knows_how_likely_its_words_were(loaded) -> None:
+    model, processor = loaded
+    plain = Chat(model, processor)
+    whole = "".join(plain.ask("What shape is red?"))
+    assert len(plain.answer_log_probs) == len(plain.answer_ids) and all(x <= 0 for x in plain.answer_log_probs)
+    chat = Chat(model, processor, stop=[whole[-2:]])
+    assert "".join(chat.ask("What shape is red?")) == whole[: whole.find(whole[-2:])]
+    assert len(list(chat.ask("What shape is red?"))) < 20  # the conversation goes on

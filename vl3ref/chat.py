@@ -10,7 +10,7 @@ visual tokens, not those of the whole conversation.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ class Chat:
         model, processor: of the same checkpoint.
         system: the system prompt; None for the default one.
         options: of every answer, as `vl3ref.generation.stream` takes them (temperature, seed, pruner, step, ...), apart
-            from `cache`. max_new_tokens is 512 if not given; penalty_scope="prompt" counts the latest turn's prompt.
+            from `cache`, `processor`, `log_probs` and `copies`. max_new_tokens is 512 if not given; a `stop` string is
+            not part of the answer's text; penalty_scope="prompt" counts the latest turn's prompt.
 
     Attributes:
         ids: every token so far as the processor counts them, before pruning.
         answer_ids: tokens of the latest answer, the end-of-text id included when it came.
+        answer_log_probs: their log-probabilities, as `stream` gives them.
     """
 
     def __init__(self, model: VideoLLaMA3, processor: Processor, system: str | None = None, **options: Any) -> None:
@@ -54,6 +56,7 @@ class Chat:
         self.cache = self.model.language_model.new_cache(1)
         self.ids: list[int] = []
         self.answer_ids: list[int] = []
+        self.answer_log_probs: list[float] = []
         self._held = self.cache.lengths, self.cache.offsets  # after the latest token; a turn that fails goes back to it
         self._open = False  # whether the latest answer still has to be closed
         self._turn = object()  # stands for the latest answer; an older one cannot be read on
@@ -97,7 +100,8 @@ class Chat:
 
     def answer(self, inputs: ModelInputs) -> Iterator[str]:
         """The answer to a turn that `prepare` made, in pieces of text."""
-        return (piece for _, piece in self.processor.decode_stream(self._alone(self._tokens(inputs), self._turn)))
+        tokens = self._alone(self._tokens(inputs), self._turn)
+        return until((piece for _, piece in self.processor.decode_stream(tokens)), self.options.get("stop", ()))
 
     def _alone(self, tokens: Iterator[tuple[int, int]], turn: object) -> Iterator[tuple[int, int]]:
         """The tokens, as long as no other turn begins. `turn`: the latest one when the question was asked."""
@@ -118,9 +122,11 @@ class Chat:
 
     def _tokens(self, inputs: ModelInputs) -> Iterator[tuple[int, int]]:
         self._close_answer()
-        for conversation, token in stream(self.model, inputs, cache=self.cache, **self.options):
+        given: list[float] = []
+        told: dict[str, Any] = {"cache": self.cache, "processor": self.processor, "log_probs": given}
+        for conversation, token in stream(self.model, inputs, **told, **self.options):
             if not self._open:  # the first token: the prompt is in the cache
-                self._open, self.answer_ids = True, []
+                self._open, self.answer_ids, self.answer_log_probs = True, [], given
                 self.ids += inputs.input_ids.tolist()
             self.answer_ids.append(token)
             self.ids.append(token)
@@ -141,3 +147,19 @@ class Chat:
         decoder.hidden(torch.tensor(closing, device=self.model.device), [len(closing)], self.cache)
         self.ids[-1:] = closing
         self._held, self._open = (self.cache.lengths, self.cache.offsets), False
+
+
+def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
+    """Pieces of a text up to where one of the stop strings begins. What may be the beginning of one is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if found := [place for string in stop if (place := held.find(string)) >= 0]:
+            yield from filter(None, [held[: min(found)]])
+            return
+        longest = max((len(string) for string in stop), default=0)
+        begun = (n for n in range(min(longest, len(held)), 0, -1) if any(x.startswith(held[-n:]) for x in stop))
+        keep = next(begun, 0)
+        yield from filter(None, [held[: len(held) - keep]])
+        held = held[len(held) - keep :]
+    yield from filter(None, [held])

@@ -4,49 +4,72 @@
     decode    the newest token of every conversation that has not ended through the model, again and again
     sample    the next token from its logits (sampling.py)
 
-The loop exists once (`stream`); `generate` collects what it yields.
+The loop exists once (`stream`); `generate` collects what it yields. The first half of it stands in prefill.py; how
+likely given answers are (`score`) in likelihood.py; beam search in beam_search.py.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence, Set
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from vl3ref.errors import CheckpointError, InputError, VL3Error, quoted
+from vl3ref.errors import InputError, quoted
 from vl3ref.fast import DecodeStep, default_step
-from vl3ref.limits import check_positions, check_prompt, memory_errors, trained_positions
+from vl3ref.likelihood import score as score
+from vl3ref.limits import memory_errors
 from vl3ref.model.diff_fp import Pruner
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
-from vl3ref.model.videollama3 import Spliced, VideoLLaMA3
+from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.sampling import NOT_FINITE, Sampler, Sampling, is_whole
+from vl3ref.prefill import most_new_tokens, not_finite, prefill, read_prompt
+from vl3ref.sampling import NOT_FINITE, Ending, Sampler, Sampling, is_whole
 
 FIRST_ROOM = 512
 """New tokens that the cache has room for at first; it grows as it fills."""
 
 
 def generate(
-    model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Int[Tensor, " tokens"], *options: Any, **named: Any
-) -> list[Int[Tensor, " new"]]:
+    model: VideoLLaMA3 | LanguageModel,
+    inputs: ModelInputs | Int[Tensor, " tokens"],
+    *options: Any,
+    best_of: int = 1,
+    return_log_probs: bool = False,
+    **named: Any,
+) -> Any:
     """Answer every conversation.
 
     Args:
         model, inputs: as in `stream`, and so are the options, by position or by name.
+        best_of: sample as many answers to each conversation (see `copies` there; it takes a temperature), and return
+            the one whose tokens are the likeliest on average.
+        return_log_probs: return the tokens' log-probabilities as well (see `log_probs` there).
 
     Returns:
-        One int64 tensor on the CPU per conversation: the new ids alone, the end-of-text id included when it came.
+        One int64 tensor on the CPU per conversation: the new ids alone, the end-of-text id included when it came. With
+        `return_log_probs`, a pair: this list, and one of float32 tensors of the same lengths.
 
     Raises:
         InputError, CheckpointError: see `stream`.
     """
-    answers: dict[int, list[int]] = {}
+    if is_whole(best_of) and best_of > 1:
+        if not named.get("temperature"):
+            raise InputError(f"best_of samples {best_of} answers, which takes a temperature; without one all are alike")
+        named["copies"] = best_of
+    elif not is_whole(best_of) or best_of < 1:
+        raise InputError(f"best_of should be a whole number of at least 1, not {quoted(best_of)}")
+    log_probs: list[float] | None = [] if return_log_probs or best_of > 1 else None
+    answers: dict[int, list[tuple[int, float]]] = {}
+    named["log_probs"] = log_probs
     for conversation, token in stream(model, inputs, *options, **named):
-        answers.setdefault(conversation, []).append(token)
-    return [torch.tensor(answers[conversation], dtype=torch.int64) for conversation in sorted(answers)]
+        answers.setdefault(conversation, []).append((token, log_probs[-1] if log_probs else 0.0))
+    drawn = [list(zip(*answers[conversation], strict=True)) for conversation in sorted(answers)]
+    groups = (drawn[start : start + best_of] for start in range(0, len(drawn), best_of))
+    best = [max(group, key=lambda answer: sum(answer[1]) / len(answer[1])) for group in groups]
+    ids = [torch.tensor(tokens, dtype=torch.int64) for tokens, _ in best]
+    return (ids, [torch.tensor(log_probs) for _, log_probs in best]) if return_log_probs else ids
 
 
 @torch.inference_mode()
@@ -66,6 +89,10 @@ def stream(
     cache: KVCache | None = None,
     step: DecodeStep | None = None,
     allow_long: bool = False,
+    stop: Sequence[str] = (),
+    processor: Any = None,
+    log_probs: list[float] | None = None,
+    copies: int = 1,
 ) -> Iterator[tuple[int, int]]:
     """Yield (conversation, token id) as soon as each is known.
 
@@ -81,6 +108,11 @@ def stream(
             in place and afterwards holds everything up to, but not including, the last token yielded.
         step: how a token is computed (see `vl3ref.fast`); None takes the best for the device.
         allow_long: go on past the positions that the model was trained on.
+        stop: strings that end an answer whose text holds one; the token that completes it is the last.
+        processor: the model's, for `stop`.
+        log_probs: a list that gets the log-probability of every token yielded, before it is: of the model's own logits,
+            whatever temperature, penalty, top-k and top-p made of them.
+        copies: answers to each conversation, sampled apart. Answer i to conversation c is yielded as c x copies + i.
 
     Raises:
         InputError: an option out of range; inputs that contradict each other, are longer than what the model was
@@ -96,45 +128,57 @@ def stream(
         raise InputError(f"step should be a function, as in vl3ref.fast, not {quoted(step)}")
     if cache is not None and not isinstance(cache, KVCache):
         raise InputError(f"cache should be a KVCache, not {quoted(cache)}")
+    if not is_whole(copies) or copies < 1 or (copies > 1 and cache is not None):
+        raise InputError(f"copies should be a whole number of at least 1, and 1 with a cache, not {quoted(copies)}")
     past = 0 if cache is None else max(cache.lengths)
     with memory_errors():
-        decoder, prompt, ids = _prompt(model, inputs, pruner, past, allow_long)
-        ends = _ends(decoder, end_token_ids)
-        most = _most_new_tokens(decoder, [past + n for n in prompt.lengths], max_new_tokens, allow_long)
+        decoder, prompt, ids = read_prompt(model, inputs, pruner, past, allow_long)
+        ends = check_end_ids(decoder, end_token_ids)
+        ending = Ending(ends, stop, None if processor is None else processor.decode)
+        most = most_new_tokens(decoder, [past + n for n in prompt.lengths], max_new_tokens, allow_long)
         if cache is None:
             cache = decoder.new_cache(len(prompt.lengths))
         elif not len(prompt.lengths) == len(cache.lengths) == 1:
             raise InputError("a cache from earlier turns can be continued by one conversation at a time")
         cache.reserve([n + min(max(most), FIRST_ROOM) for n in prompt.lengths])
         ends_on_device = torch.tensor(sorted(ends), dtype=torch.int64, device=cache.device)
+        ids, most = ([x for x in ids for _ in range(copies)], [n for n in most for _ in range(copies)])
         sampler = Sampler(sampling, decoder.config.vocab_size, ends_on_device, min_new_tokens, ids)
         step = step or default_step(cache.device)
-        for conversation, token in _decode(decoder, prompt, cache, sampler, ends, most, step):
+        logits = prefill(decoder, prompt, cache)
+        if copies > 1:
+            cache.keep([row for row in range(len(cache.lengths)) for _ in range(copies)])
+            logits = logits.repeat_interleave(copies, dim=0)
+        for conversation, token, log_prob in _decode(
+            decoder, cache, logits, sampler, ending, most, step, log_probs is not None
+        ):
             if token == NOT_FINITE:
-                raise _not_finite(model, inputs)
+                raise not_finite(model, inputs)
+            if log_probs is not None:
+                log_probs.append(log_prob)
             yield conversation, token
 
 
 def _decode(
     decoder: LanguageModel,
-    prompt: Spliced,
     cache: KVCache,
+    logits: Float[Tensor, "conversations vocab"],
     sampler: Sampler,
-    ends: set[int],
+    ending: Ending,
     most: Sequence[int],
     step: DecodeStep,
-) -> Iterator[tuple[int, int]]:
-    """Prefill, then token after token; `most` is the longest answer of each conversation."""
-    hidden = decoder.hidden(prompt.embeddings, prompt.lengths, cache, prompt.positions)
-    last = torch.tensor(prompt.lengths, device=cache.device).cumsum(0) - 1
-    logits = decoder.head(hidden[last])
+    with_log_probs: bool,
+) -> Iterator[tuple[int, int, float]]:
+    """Token after token, each with its conversation and log-probability (0 if they are not asked for). `most` is the
+    longest answer of each conversation."""
     rows: list[int | None] = list(range(len(most)))  # the conversation of each row of the cache; None if it has ended
     for new in range(1, max(most) + 1):
         newest = sampler(logits)
-        tokens = newest.tolist()  # the one number a step waits for: it is streamed, and may end a conversation
-        yield from ((row, token) for row, token in zip(rows, tokens, strict=True) if row is not None)
+        # What a step waits for: the token is streamed, and may end a conversation.
+        tokens, chosen = _read(newest, logits) if with_log_probs else (newest.tolist(), [0.0] * len(rows))
+        yield from ((row, *pair) for row, *pair in zip(rows, tokens, chosen, strict=True) if row is not None)
         rows = [
-            None if row is None or token in ends or new == most[row] else row
+            None if row is None or ending(row, token) or new == most[row] else row
             for row, token in zip(rows, tokens, strict=True)
         ]
         going = [index for index, row in enumerate(rows) if row is not None]
@@ -151,67 +195,17 @@ def _decode(
         logits = step(decoder, cache, newest)
 
 
-def _prompt(
-    model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Tensor, pruner: Pruner | None, past: int, allow_long: bool
-) -> tuple[LanguageModel, Spliced, Sequence[Tensor]]:
-    """The decoder, what it reads, and the ids of each conversation."""
-    if isinstance(model, LanguageModel):
-        whole = isinstance(inputs, Tensor) and inputs.dtype in (torch.int64, torch.int32)
-        if not isinstance(inputs, Tensor) or not whole or inputs.ndim != 1 or not len(inputs):
-            raise InputError("a LanguageModel generates from a 1-D tensor of at least one token id")
-        if int(inputs.min()) < 0 or int(inputs.max()) >= model.config.vocab_size:
-            raise InputError(f"token ids should lie between 0 and {model.config.vocab_size - 1}")
-        if not allow_long:
-            check_positions(model.config, past + len(inputs))
-        ids = inputs.to(model.embed_tokens.weight.device)
-        all_kept = torch.ones_like(ids, dtype=torch.bool)
-        return model, Spliced(model.embed_tokens(ids), [len(ids)], all_kept[:0], all_kept), [ids]
-    if not isinstance(model, VideoLLaMA3) or not isinstance(inputs, ModelInputs):
-        raise InputError(f"a VideoLLaMA3 generates from ModelInputs, not {quoted(model)} from {quoted(inputs)}")
-    inputs.check(model.config)
-    check_prompt(model, inputs, pruner, past, allow_long)
-    spliced = model.splice(inputs, pruner)
-    if not allow_long:
-        check_positions(model.config.language, past + max(spliced.lengths), len(spliced.keep_mask) > 0)
-    kept_ids = inputs.input_ids.to(model.device)[spliced.kept].split(list(spliced.lengths))
-    return model.language_model, spliced, kept_ids
+def _read(tokens: Int[Tensor, " rows"], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
+    """Tokens and their log-probabilities, in one transfer (float64 holds every id)."""
+    all_log_probs = logits.float().log_softmax(-1)
+    both = torch.stack([tokens.double(), all_log_probs.gather(1, tokens[:, None].clamp(min=0))[:, 0].double()])
+    ids, log_probs = both.tolist()
+    return [int(token) for token in ids], log_probs
 
 
-def _ends(decoder: LanguageModel, end_token_ids: Any) -> set[int]:
+def check_end_ids(decoder: LanguageModel, end_token_ids: Any) -> set[int]:
     ends = decoder.config.eos_token_ids if end_token_ids is None else end_token_ids
     vocab = decoder.config.vocab_size
     if not isinstance(ends, Sequence | Set) or any(not is_whole(token) or not 0 <= token < vocab for token in ends):
         raise InputError(f"end_token_ids should be a list of token ids below {vocab}, not {quoted(end_token_ids)}")
     return set(ends)
-
-
-def _most_new_tokens(decoder: LanguageModel, lengths: Sequence[int], wanted: int, allow_long: bool) -> list[int]:
-    """Of each conversation: as many as wanted, but no more than there are trained positions left. (The last token of an
-    answer needs none.)"""
-    if allow_long:
-        return [wanted] * len(lengths)
-    trained = trained_positions(decoder.config)
-    left = [trained + 1 - n for n in lengths]
-    if min(left) < wanted:
-        warnings.warn(
-            f"the answer ends after at most {min(left):,} tokens, where the {trained:,} positions end that the model "
-            "was trained on (--allow-long, or allow_long=True, goes on)",
-            stacklevel=3,
-        )
-    return [min(wanted, n) for n in left]
-
-
-def _not_finite(model: VideoLLaMA3 | LanguageModel, inputs: ModelInputs | Tensor) -> VL3Error:
-    """Why logits hold NaN or infinity. Only now are all weights looked at."""
-    pixels = inputs.pixel_values if isinstance(inputs, ModelInputs) else None
-    if pixels is not None and not bool(pixels.isfinite().all()):
-        return InputError("pixel_values are not finite: they hold NaN or infinity")
-    for name, weight in model.named_parameters():
-        if not bool(weight.isfinite().all()):
-            return CheckpointError(
-                f"the weight {name} is not finite: it holds NaN or infinity, from a damaged checkpoint or a training "
-                "that diverged"
-            )
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    remedy = "load the model in bfloat16 or float32" if dtype == "float16" else "look at the parts that were changed"
-    return InputError(f"the model's values overflow in {dtype}, though its weights and pixels are finite: {remedy}")

@@ -4,7 +4,8 @@ repetition penalty -> minimum length -> temperature -> top-k -> top-p -> sample
 """
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,6 +134,44 @@ class Sampler:
         self.generators = [self.generators[row] for row in rows] if self.generators else []
         if self.seen is not None:
             self.seen = self.seen[list(rows)]
+
+
+class Ending:
+    """Whether an answer has ended: by an end-of-text token, or because its text holds a stop string.
+
+    Args:
+        ids: tokens that end an answer.
+        strings: texts that end one.
+        decode: ids -> text; needed for strings.
+
+    Raises:
+        InputError: strings are not a list of non-empty strings, or come without `decode`.
+    """
+
+    def __init__(self, ids: set[int], strings: Any, decode: Callable[[Sequence[int]], str] | None) -> None:
+        if isinstance(strings, str) or not isinstance(strings, Sequence) or not all(_is_stop(x) for x in strings):
+            raise InputError(f"stop should be a list of strings, none of them empty, not {quoted(strings)}")
+        if strings and decode is None:
+            raise InputError("stop needs a processor, which knows the tokens' texts: processor=processor")
+        self.ids, self.strings, self.decode = ids, strings, decode
+        # A token has at least a byte, so these many reach back over a stop string, and a character begun before it.
+        self.reach = max((len(string.encode()) for string in strings), default=0) + 4
+        self.latest: dict[int, deque[int]] = {}
+
+    def __call__(self, conversation: int, token: int) -> bool:
+        """Whether this token of a conversation is the last of its answer."""
+        if token in self.ids:
+            return True
+        if not self.strings or self.decode is None or token == NOT_FINITE:
+            return False
+        latest = self.latest.setdefault(conversation, deque(maxlen=self.reach))
+        latest.append(token)
+        text = self.decode(list(latest))
+        return any(string in text for string in self.strings)
+
+
+def _is_stop(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def sample(probabilities: Float[Tensor, " vocab"], generator: torch.Generator) -> Int[Tensor, ""]:
