@@ -63,10 +63,14 @@ class Chat:
 
     @property
     def finish_reason(self) -> str:
-        """Why the latest answer stopped: "end" (the model ended it), or "length" (its limit, or it was left)."""
+        """Why the latest answer stopped: "end" (the model ended it), "stop" (a stop string), or "length" (its limit, or
+        it was left)."""
         ends = self.options.get("end_token_ids")
         ends = self.model.language_model.config.eos_token_ids if ends is None else ends
-        return "end" if self.answer_ids and self.answer_ids[-1] in ends else "length"
+        if self.answer_ids and self.answer_ids[-1] in ends:
+            return "end"
+        text = self.processor.decode(self.answer_ids)
+        return "stop" if any(string in text for string in self.options.get("stop", ())) else "length"
 
     def ask(self, text: str, files: Sequence[str | Path | Mapping[str, Any]] = (), **overrides: Any) -> Iterator[str]:
         """Ask something, and get the answer's text in pieces as it is generated.

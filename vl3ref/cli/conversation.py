@@ -51,7 +51,7 @@ def ask(
         say_json(_report(chat, inputs, options, "".join(pieces), clock))
     else:
         say("")
-        _note_cut(chat)
+    _note_ending(chat, "".join(pieces))
 
 
 @with_options(AnswerOptions)
@@ -79,10 +79,12 @@ def chat(
                 else:
                     # Files that cannot be read are not shown again: else every later question would fail with them.
                     shown, parts = parts, []
+                    pieces = []
                     for piece in _answer(chat, _read(chat, line, shown, options)):
+                        pieces.append(piece)
                         say(piece, end="")
                     say("")
-                    _note_cut(chat)
+                    _note_ending(chat, "".join(pieces))
             except VL3Error as error:
                 note(f"error: {error}")
             except KeyboardInterrupt:
@@ -136,7 +138,9 @@ def _answer(chat: "Chat", inputs: "ModelInputs") -> Iterator[str]:
     yield from pieces
 
 
-def _note_cut(chat: "Chat") -> None:
+def _note_ending(chat: "Chat", answer: str) -> None:
+    if not answer.strip():
+        note("note: the answer is empty")
     if chat.finish_reason == "length":
         note(f"note: the answer was cut after {len(chat.answer_ids)} tokens (--max-tokens)")
 
@@ -144,7 +148,8 @@ def _note_cut(chat: "Chat") -> None:
 def _report(
     chat: "Chat", inputs: "ModelInputs", options: AnswerOptions, answer: str, clock: list[float]
 ) -> dict[str, Any]:
-    """What `ask --json` prints. Prompt tokens are those the decoder reads, after pruning."""
+    """What `ask --json` prints. Prompt tokens are those the decoder reads, after pruning; "log_prob" is the mean
+    log-probability of the answer's tokens."""
     from vl3ref.inspection import visuals_of
 
     pruner = options.pruner or chat.model.pruner
@@ -155,6 +160,7 @@ def _report(
         "answer": answer,
         "ids": chat.answer_ids,
         "finish_reason": chat.finish_reason,
+        "log_prob": sum(chat.answer_log_probs) / max(len(chat.answer_log_probs), 1),
         "model": options.model,
         "prompt_tokens": len(inputs.input_ids) - before + after,
         "visual_tokens": {"before_diff_fp": before, "after_diff_fp": after},

@@ -120,6 +120,7 @@ class AnswerOptions(MediaOptions):
     top_p: Annotated[float | None, option(help="Sample among the likeliest that sum to p.", panel=ANSWERS)] = None
     repetition_penalty: Annotated[float | None, option(help="Above 1: repeat less.", panel=ANSWERS)] = None
     seed: Annotated[int | None, option(help="Seed of the sampling.", panel=ANSWERS)] = None
+    stop: Annotated[list[str] | None, option(help="Text that ends an answer; may be repeated.", panel=ANSWERS)] = None
     allow_long: Annotated[bool, option("--allow-long", help="Go on past the trained length.", panel=ANSWERS)] = False
     device: Device = None
     dtype: Dtype = None
@@ -142,7 +143,7 @@ class AnswerOptions(MediaOptions):
         if greedy and unused:
             note(f"note: greedy decoding does not use {', '.join(unused)}; give --temperature or --sample")
         lengths = {"max_new_tokens": self.max_tokens, "min_new_tokens": self.min_tokens}
-        return {**lengths, **sampling, "pruner": self.pruner, "allow_long": self.allow_long}
+        return {**lengths, **sampling, "pruner": self.pruner, "allow_long": self.allow_long, "stop": self.stop or ()}
 
 
 def with_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
         like = self.embed_tokens.weight
         return KVCache(self.config, conversations, capacity, like.dtype, like.device)
 
-    def generate(self, ids: Int[Tensor, " tokens"], *options: Any, **named: Any) -> list[Tensor]:
+    def generate(self, ids: Int[Tensor, " tokens"], *options: Any, **named: Any) -> Any:
         """Continue a text; the list has one entry. Options: see `vl3ref.generation.stream`."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 

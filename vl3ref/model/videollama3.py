@@ -115,7 +115,7 @@ class VideoLLaMA3(nn.Module):
         self.vision_encoder.gradient_checkpointing = self.language_model.gradient_checkpointing = on
         return self
 
-    def generate(self, inputs: ModelInputs, *options: Any, **named: Any) -> list[Tensor]:
+    def generate(self, inputs: ModelInputs, *options: Any, **named: Any) -> Any:
         """Answer every conversation, each by a tensor of new ids. Options: see `vl3ref.generation.stream`."""
         from vl3ref.generation import generate  # generation is built on the model, not the other way round
 
