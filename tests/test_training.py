@@ -72,11 +72,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:stage-1 trains")
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """The same bits as in a process that is killed."""
-    threads = torch.get_num_threads()
+    """The same bits as in a process that is killed; and no waiting for disks, which a power cut alone would tell."""
+    threads, sync = torch.get_num_threads(), os.fsync
     torch.set_num_threads(1)
+    os.fsync = lambda _: None
     yield
     torch.set_num_threads(threads)
+    os.fsync = sync
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
