@@ -65,10 +65,10 @@ def table(rows: Rows, questions: int, name: str) -> str:
 
 def plot(rows: Rows, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="visual tokens per question", ylabel="accuracy", xscale="log")
-    for rule in RULES:
+    axes = figure.add_subplot(xlabel="visual tokens per question", ylabel="accuracy")
+    for number, rule in enumerate(RULES):
         curve = sorted((row["tokens"], row["all"]) for name, row in rows.items() if name.startswith(f"{rule}="))
-        [line] = axes.plot(*zip(*curve, strict=True), marker=".", label=rule)
+        [line] = axes.plot(*zip(*curve, strict=True), marker=".", label=rule, linewidth=4 - 0.6 * number)
         axes.plot(rows[rule]["tokens"], rows[rule]["all"], "*", color=line.get_color(), markersize=12)
     axes.plot(rows["all"]["tokens"], rows["all"]["all"], "kx", label="all tokens")
     axes.plot([], [], "*", color="grey", markersize=12, label="with the paper's number")

@@ -1,5 +1,6 @@
 """Every pruner drops what its formula says, for images, several videos and several conversations at once."""
 
+import json
 import math
 import re
 import shutil
@@ -206,3 +207,15 @@ def test_the_page_runs(monkeypatch, tmp_path) -> None:
     kept, all_tokens = names["kept"], len(names["kept"]["all"])
     assert {int(kept[f"{rule}=0.25"].sum()) for rule in ("difffp", "uniform", "question")} == {round(all_tokens / 4)}
     assert int(names["bright"].sum()) == round(all_tokens / 2) and len(list(tmp_path.glob("*.png"))) == len(kept)
+
+
+def test_eval_has_a_column_for_each_pruner(vl3ref_main, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("vl3ref.tinyworld.SKILLS", ("motion",))
+    asked = ["--pruner", "rlt", "--pruner", "uniform=0.25"]
+    options = ["--no-controls", "--questions", 1, "--device", "cpu", "--json", tmp_path / "table.json"]
+    vl3ref_main("eval", "tinyworld", *asked, *options)
+    columns = json.loads((tmp_path / "table.json").read_text())
+    assert list(columns) == ["accuracy", "rlt", "uniform=0.25"]
+    assert columns["uniform=0.25"]["motion"]["tokens"] < columns["accuracy"]["motion"]["tokens"] + 1
+    _, err = vl3ref_main("eval", "tinyworld", "--pruner", "rtl", "--device", "cpu", rc=2)
+    assert "error: there is no pruner 'rtl'" in err

@@ -25,7 +25,9 @@ from vl3ref.parity import (
     load_activations,
     record,
     record_by_name,
+    save_activations,
 )
+from vl3ref.parity.synthetic import random_geometry
 
 CONFIG = ModelConfig(VisionConfig(32, 40, 2, 2, patch_size=4), LanguageConfig(60, 32, 48, 2, 4, 4), 58, 59)
 TEXT, FRAME = 4, 16
@@ -264,6 +266,7 @@ def test_a_mistake_is_located_where_it_was_made(model, inputs, mistake) -> None:
         assert report.first_divergence == expected
         [marked] = re.findall(r'<details [^>]*class="past first" open><summary><b>(.*?)</b>', page)
         assert marked == expected
+        assert f"<b>{expected}</b></a>, after " in page
 
 
 def test_an_off_by_one_position_shows_in_the_rows_behind_the_video_alone(model, inputs) -> None:
@@ -385,3 +388,25 @@ def test_an_error_is_shown_at_its_place_on_the_frames(name, rows, frame, place) 
     assert np.isnan(np.stack(maps)).sum() == (0 if name.startswith("vision") else 5)
     worst = Frames(inputs, keep, CONFIG.visual_token_ids).worst(name, errors)
     assert frame in worst
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_writes_the_page_and_looks_inside_blocks_where_the_file_does(vl3ref_main, tmp_path) -> None:
+    small = ("--random", "tiny", "--layers", "1", "--frames", "2", "--max-tokens", "1", "--device", "cpu")
+    vl3ref_main("parity", *small, "--no-float64", "--dump", tmp_path / "ours.safetensors")
+    found, inputs = load_activations(tmp_path / "ours.safetensors")
+    network = random_geometry("tiny", 1, "cpu", torch.float32)
+    close = ["language.layers.0.self_attn.k_proj", "language.layers.0.queries"]
+    found = record(network, inputs, 1, close)
+    assert found[close[1]].shape == (len(found["logits"]), network.config.language.hidden_size)
+    found[close[1]][5] *= 1.01
+    save_activations(tmp_path / "theirs.safetensors", found, inputs)
+    against = ("--against", tmp_path / "theirs.safetensors", "--html", tmp_path / "report.html")
+    _, err = vl3ref_main("parity", *small, *against, rc=1)
+    assert f"wrote {tmp_path / 'report.html'}" in err
+    text = (tmp_path / "report.html").read_text("utf-8")
+    Page(text)
+    assert re.findall(r'past first" open><summary><b>(.*?)</b>', text) == ["language.layers.0.queries"]
+    assert "rows past the tolerance: 1, from 5 to 5" in text and "theirs.safetensors" in text

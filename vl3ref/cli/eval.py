@@ -15,6 +15,10 @@ def evaluate(
     world: Annotated[Literal["tinyworld"], typer.Argument(metavar="tinyworld", show_default=False)],
     model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
     change: Annotated[str | None, option("--change", help="FILE.py:FUNCTION that changes parts of the model.")] = None,
+    pruner: Annotated[
+        list[str] | None,
+        option("--pruner", help="difffp, rlt, cosine, uniform or question; NAME=0.25 keeps a quarter; repeatable."),
+    ] = None,
     questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
     controls: Annotated[
         bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no pruning (first model).")
@@ -31,6 +35,7 @@ def evaluate(
     check_device(device)
     import vl3ref
     from vl3ref.checkpoints import read_change
+    from vl3ref.pruners import read_pruner
     from vl3ref.tinyworld import SKILLS, examination
 
     changing = None if change is None else read_change(change)
@@ -41,8 +46,9 @@ def evaluate(
     columns: dict[str, dict[str, examination.Score]] = {}
     for label, name in zip(labels, names, strict=True):
         network, processor = vl3ref.load(name, device, change=changing)
-        for kind, settings in examination.EXAMINATIONS.items():
-            if kind != "accuracy" and (not controls or name != names[0]):
+        pruners = {text: {"pruner": read_pruner(text, network)} for text in pruner or ()}
+        for kind, settings in {**examination.EXAMINATIONS, **pruners}.items():
+            if kind not in ("accuracy", *pruners) and (not controls or name != names[0]):
                 continue
             column = columns[f"{label} {kind}" if len(names) > 1 else kind] = {}
             arguments = {"questions": questions, "seed": examination.SEED if seed is None else seed, **settings}

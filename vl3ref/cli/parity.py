@@ -59,6 +59,9 @@ def parity(
     ] = None,
     markdown: Annotated[Path | None, option("--markdown", help="The table.", panel=OUTPUTS)] = None,
     json: Annotated[Path | None, option("--json", help="The table, for programs.", panel=OUTPUTS)] = None,
+    html: Annotated[
+        Path | None, option("--html", help="A page: the first divergence, and where errors lie.", panel=OUTPUTS)
+    ] = None,
     plot: Annotated[Path | None, option("--plot", help="The errors, as a PNG.", panel=OUTPUTS)] = None,
 ) -> None:
     """Compare every activation of ours with transformers', layer by layer.
@@ -68,11 +71,12 @@ def parity(
     from vl3ref.parity.activations import load_activations, record, record_in_float64, save_activations
     from vl3ref.parity.compare import compare_activations
     from vl3ref.parity.exact import exact as exact_mode
+    from vl3ref.parity.html import html_page
     from vl3ref.parity.processing import compare_processing
     from vl3ref.parity.reference import record_reference
     from vl3ref.parity.synthetic import random_geometry, synthetic_inputs
 
-    check_outputs(dump, markdown, json, plot)
+    check_outputs(dump, markdown, json, html, plot)
     if model and random:
         raise InputError("--model and --random exclude each other")
     if layers is not None and not random:
@@ -117,10 +121,10 @@ def parity(
     }
     with status("running both implementations"):
         with exact_mode(network) if exact else nullcontext():
-            ours |= record(network, inputs, new_tokens)
+            ours |= record(network, inputs, new_tokens, theirs)
         if not against:
             theirs |= record_reference(network, inputs, attention, new_tokens)
-        precise = record_in_float64(network, inputs) if float64 else None
+        precise = record_in_float64(network, inputs, theirs) if float64 else None
     report = compare_activations(ours, theirs, precise, tolerance, about)
     say_table(report.table())
     if dump:
@@ -128,10 +132,12 @@ def parity(
     for path, write in ((markdown, report.markdown), (json, report.json)):
         if path:
             write_text(path, write())
+    if html:
+        write_text(html, html_page(report, ours, theirs, inputs, network.config.visual_token_ids))
     if plot:
         with raising(), new_file(plot, InputError) as fresh:
             report.plot(fresh)
-    for path in (dump, markdown, json, plot):
+    for path in (dump, markdown, json, html, plot):
         if path:
             note(f"wrote {path}")
     if not report.passed:

@@ -70,7 +70,7 @@ def html_page(
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Parity</title><style>{STYLE}'
         f"{frames.styles(shown)}</style></head><body>\n<h1>Ours and the reference</h1>\n<table>{about}</table>\n"
-        f"<p>{escape(report.summary())}</p>\n{_overview(report)}\n{''.join(rows)}{unpaired}</body></html>\n"
+        f"<p>{escape(report.summary())}</p>\n{_divergence(report)}{_overview(report)}\n{''.join(rows)}{unpaired}</body></html>\n"
     )
 
 
@@ -162,6 +162,17 @@ def _data(picture: Image.Image, kind: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
+
+
+def _divergence(report: Report) -> str:
+    names = [row.name for row in report.rows]
+    if report.first_divergence is None:
+        return ""
+    number = names.index(report.first_divergence)
+    before = f", after {escape(names[number - 1])} was within it" if number else ""
+    return (
+        f'<p>The first past the tolerance is <a href="#row-{number}"><b>{escape(names[number])}</b></a>{before}.</p>\n'
+    )
 
 
 def _row(number: int, row: Difference, report: Report, histogram: str, places: str) -> str:
