@@ -1,7 +1,7 @@
 """Small pictures, videos and processors for the tests of vl3ref.inputs."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +16,14 @@ from vl3ref.inputs.tokenizer import Tokenizer
 
 IMAGE_ID = 151665
 
-ROTATIONS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-"""Display matrices (a, b, c, d) for a clockwise turn, by its degrees."""
+ROTATIONS = {
+    0: (1, 0, 0, 1),
+    90: (0, 1, -1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+}
+"""Display matrices (a, b, c, d) for a clockwise turn, by its degrees, and for a mirror."""
 
 
 @lru_cache
@@ -39,13 +45,50 @@ def frame_number(frame: np.ndarray) -> int:
     return sum(1 << bit for bit in range(16) if blocks[bit] > 128)
 
 
+def numbered(count: int) -> Iterator[np.ndarray]:
+    """Frames of 64 x 64 that carry their number, as `frame_number` reads it."""
+    for number in range(count):
+        bits = np.array([number >> bit & 1 for bit in range(16)], np.uint8).reshape(4, 4)
+        yield np.repeat(np.kron(bits * 180 + 40, np.ones((16, 16), np.uint8))[:, :, None], 3, axis=2)
+
+
+def write_numbered(path: Path, codec: str, pixels: str = "yuv420p", count: int = 60, **options: str) -> Path:
+    """A clip of 25 frames a second, with the given codec and its options."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width = stream.height = 64
+        stream.pix_fmt, stream.bit_rate = pixels, 2_000_000
+        for image in numbered(count):
+            if pixels == "pal8":
+                greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
+                frame = av.VideoFrame.from_ndarray((image[:, :, 0].copy(), greys), format="pal8")
+            else:
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def cut_without_decoding(source: Path, path: Path, first: int) -> Path:
+    """What `ffmpeg -ss first/25 -c copy` makes: packets from the key frame before it on, shown from there on."""
+    with av.open(str(source)) as given, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        time = round(first / 25 / given.streams.video[0].time_base)
+        given.seek(time, stream=given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - time, packet.dts - time, stream
+                container.mux(packet)
+    return path
+
+
 def decode_all(path: Path) -> np.ndarray:
     """Every frame by PyAV, which brings an ffmpeg of its own."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float], rotate: int = 0) -> Path:
+def write_video(path: Path, frames: Sequence[np.ndarray], times: Sequence[float], rotate: int | str = 0) -> Path:
     """An H.264 file whose frames are shown from the given seconds on; `rotate` is what a phone held upright writes."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)

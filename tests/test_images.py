@@ -203,7 +203,7 @@ def test_what_is_no_source_is_refused_by_its_type(source: object) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no\\.png does not exist"):
+    with pytest.raises(InputError, match=r"no\.png' does not exist"):
         load_image(tmp_path / "no.png")
 
 
@@ -223,6 +223,15 @@ def test_a_file_that_is_no_picture_is_refused(content: bytes, tmp_path: Path) ->
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.png is not a picture"):
         load_image(tmp_path / "x.png")
+
+
+def test_a_very_long_or_small_picture_is_taken_and_a_bomb_is_not(tmp_path: Path) -> None:
+    for size in ((1, 1), (20_000, 20)):
+        Image.new("RGB", size).save(tmp_path / "x.png")
+        assert load_image(tmp_path / "x.png").shape[:2] == size[::-1]
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(InputError, match=r"bomb\.png cannot be read as a picture: Image size \(196000000 pixels\)"):
+        load_image(tmp_path / "bomb.png")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])

@@ -1,13 +1,9 @@
-"""Every platform gets wheels of every dependency, and decord2 gives the frames that decord gives."""
+"""Every platform gets wheels of every dependency."""
 
-import os
 import re
 import subprocess
 import sys
-import sysconfig
-import venv
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -37,12 +33,6 @@ def requirements(name: str) -> list[Requirement]:
     return [one for one in wanted if one.marker is None or one.marker.evaluate(environment)]
 
 
-@pytest.mark.parametrize("name", PLATFORMS)
-def test_each_platform_has_one_decord(name: str) -> None:
-    decords = [one.name for one in requirements(name) if one.name.startswith("decord")]
-    assert decords == (["decord"] if "x86-64" in name else ["decord2"])
-
-
 def versions(package: str, *options: str) -> list[str]:
     """The versions with a wheel that pip finds."""
     command = [sys.executable, "-m", "pip", "index", "versions", package, "--only-binary=:all:", *options]
@@ -52,7 +42,7 @@ def versions(package: str, *options: str) -> list[str]:
 
 @pytest.mark.slow
 def test_every_platform_has_wheels_of_every_dependency() -> None:
-    if not versions("decord2"):
+    if not versions("av"):
         pytest.skip("the package index cannot be reached")
     cases = [(name, one) for name in PLATFORMS for one in requirements(name)]
 
@@ -64,25 +54,3 @@ def test_every_platform_has_wheels_of_every_dependency() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(fits, cases))
     assert [(name, str(one)) for (name, one), there in zip(cases, found, strict=True) if not there] == []
-
-
-@pytest.mark.slow
-def test_decord2_gives_the_frames_that_decord_gives(tmp_path: Path) -> None:
-    """The tests of videos, in an environment that differs from this one in decord alone."""
-    if not versions("decord2"):
-        pytest.skip("the package index cannot be reached")
-    venv.create(tmp_path, with_pip=True)
-    python = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    [decord2] = [one for one in requirements("macOS arm64") if one.name == "decord2"]
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", f"{decord2.name}{decord2.specifier}"]
-    subprocess.run(install, check=True)
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run([python, *arguments], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    own = Path(run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    (own / "the_rest.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after its own packages
-    assert Path(run("-c", "import decord; print(decord.__file__)").strip()).is_relative_to(own)
-    assert "failed" not in run("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_videos.py")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vl3ref.errors import InputError
+from vl3ref.files import check_regular
 from vl3ref.inputs.images import IMAGE_SUFFIXES, load_image
 from vl3ref.inputs.videos import open_video
 
@@ -39,16 +40,17 @@ def kind_of(path: str | Path) -> Literal["image", "video"]:
     if not str(path):
         raise InputError("a file's name is empty")
     path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, never raises (names too long, null bytes)
-        raise InputError(f"{path} does not exist")
+    if os.path.isdir(path):  # unlike Path.is_dir, never raises (names too long, null bytes)
+        return "video"
+    check_regular(path, InputError)
     suffix = path.suffix.lower()
-    if path.is_dir() or suffix in VIDEO_SUFFIXES:
+    if suffix in VIDEO_SUFFIXES:
         return "video"
     if suffix in IMAGE_SUFFIXES or _opens(load_image, path):
         return "image"
     if _opens(open_video, path):
         return "video"
-    raise InputError(f"{path} is neither a picture that Pillow reads nor a video that decord reads")
+    raise InputError(f"{path} is neither a picture that Pillow reads nor a video that ffmpeg reads")
 
 
 def _opens(reader: Any, path: Path) -> bool:

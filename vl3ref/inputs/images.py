@@ -5,6 +5,8 @@ Any mode that Pillow reads: the camera's rotation (EXIF) is applied, grey become
 processor and transformers do.
 """
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +18,15 @@ from einops import repeat
 from jaxtyping import Integer, Shaped, UInt8
 
 from vl3ref.errors import InputError
+from vl3ref.files import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 RGB: TypeAlias = UInt8[np.ndarray, "height width 3"]
+
+MOST_PIXELS = 178_956_970
+"""Of one picture or frame, as Pillow has it. 8K has 33 million."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".avif")
 
@@ -41,7 +47,14 @@ def load_image(source: Any) -> RGB:
     from PIL import Image
 
     if isinstance(source, str | Path):
+        if os.path.isdir(source):
+            raise InputError(f"{source} is a folder; name one picture in it (or pass the folder as a video)")
+        check_regular(source, InputError)
+        if not os.path.getsize(source):  # the files of /proc, too, which may never end
+            raise InputError(f"{source} is not a picture: it is empty")
         with _as_input_errors(str(source)), Image.open(source) as image:
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo with previews beside it
+                warnings.warn(f"{source} holds several pictures: the first is shown; a video shows all", stacklevel=2)
             return _from_pil(image, str(source))
     if isinstance(source, Image.Image):
         with _as_input_errors("the picture"):  # Pillow decodes an opened file when its pixels are asked for
@@ -118,10 +131,6 @@ def _as_input_errors(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        known: dict[type[Exception], str] = {
-            FileNotFoundError: "does not exist",
-            IsADirectoryError: "is a folder; name one picture in it (or pass the folder as a video)",
-            UnidentifiedImageError: "is not a picture of a kind that Pillow reads",
-        }
-        reason = known.get(type(error), f"cannot be read as a picture: {error}")
-        raise InputError(f"{name} {reason}") from None
+        if isinstance(error, UnidentifiedImageError):
+            raise InputError(f"{name} is not a picture of a kind that Pillow reads") from None
+        raise InputError(f"{name} cannot be read as a picture: {error}") from None

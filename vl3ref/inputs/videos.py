@@ -3,8 +3,8 @@
 The rules are the official loader's, which leaves sampling to ffmpeg's fps filter. Here the same frames are computed
 from the times at which frames are shown, so that only the chosen ones are decoded. There are four kinds of source:
 
-    a file (mp4, mkv, webm, ...)   by time, with decord; a cut shorter than one second goes by index
-    a GIF                          by index, taken as 25 frames a second, with Pillow
+    a file (mp4, mkv, webm, ...)   by time; a cut shorter than one second goes by index
+    a GIF                          by index, taken as 25 frames a second
     a folder of images             by index, taken as 3 frames a second
     an array or a list             frames that were sampled already, at `fps` a second
 """
@@ -20,21 +20,21 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Float64, UInt8
 
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
+from vl3ref.files import check_regular
 from vl3ref.inputs.images import IMAGE_SUFFIXES, RGB, as_array, image_from_array, load_image
+from vl3ref.inputs.video_files import open_video_file
 
 FOLDER_RATE = 3.0
-GIF_RATE = 25.0
-"""Frames a second, as the official loader takes folders and GIFs."""
+"""Frames a second, as the official loader takes folders."""
 
-TEXT_SUFFIXES = (".txt", ".nfo", ".asc", ".ans", ".diz", ".ice", ".art", ".vt")
-"""ffmpeg would paint the letters of such files as frames."""
+MOST_FRAMES = 1_000_000
+"""Of one video. An hour of film has 90,000."""
 
 SLACK = 1e-4
-"""Seconds by which a frame may miss a boundary: decord gives times as float32."""
+"""Seconds by which a frame may miss a boundary, as its rounded time in the file may."""
 
 Choice: TypeAlias = tuple[list[int], Float64[np.ndarray, " frames"]]
 """Indices of the chosen frames, ascending, and their timestamps in seconds."""
@@ -50,7 +50,7 @@ def load_video(
         fps: frames taken per second, a number; None takes every frame.
         max_frames: if there are more, this many are taken evenly, a whole number; None for no limit.
         start_time, end_time: seconds; only what is shown between them is used. None for the whole video. The times of a
-            file whose clock starts later than 0 count from its first frame: decord hides the rest.
+            file whose clock starts later than 0 count from its first frame.
 
     Returns:
         frames (T, H, W, 3) uint8 and timestamps (T,) float64 in seconds. At least one frame, also where the official
@@ -123,13 +123,12 @@ def open_video(
     if not str(source):
         raise InputError("the video's path is empty")
     path = Path(source)
-    if timestamps is not None and not os.path.isdir(path):
-        raise InputError(f"timestamps go with an array or a list of frames; those of {path} are read from it")
-    if not os.path.exists(path):  # Path.exists raises on names that are too long
-        raise InputError(f"{path} does not exist")
-    if path.is_dir():
+    if os.path.isdir(path):
         return _open_folder(path, cut, timestamps)
-    return _open_gif(path, cut) if path.suffix.lower() == ".gif" else _open_file(path, cut)
+    check_regular(path, InputError)
+    if timestamps is not None:
+        raise InputError(f"timestamps go with an array or a list of frames; those of {path} are read from it")
+    return _open_file(path, cut)
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,15 @@ def checked_cut(fps: Any = None, max_frames: Any = None, start_time: Any = None,
     rate, start, end = _number(fps), _number(start_time), _number(end_time)
     begin = start or 0.0
     if rate is not None and not 0 < rate <= 1e12:
-        raise InputError(f"fps should be a number above 0 (to a trillion), or None for every frame, not {fps!r}")
-    if max_frames is not None and not (_number(max_frames) >= 1 and isinstance(max_frames, Integral)):
-        raise InputError(f"max_frames should be a whole number of at least 1, or None for no limit, not {max_frames!r}")
+        raise InputError(f"fps should be a number above 0 (to a trillion), or None for every frame, not {quoted(fps)}")
+    if max_frames is not None and not (isinstance(max_frames, Integral) and 1 <= _number(max_frames) < math.inf):
+        wanted = "max_frames should be a whole number of at least 1, or None for no limit"
+        raise InputError(f"{wanted}, not {quoted(max_frames)}")
     if not 0 <= begin < math.inf:
-        raise InputError(f"start_time should be a number of seconds, 0 or more, not {start_time!r}")
+        raise InputError(f"start_time should be a number of seconds, 0 or more, not {quoted(start_time)}")
     if end is not None and not begin < end < math.inf:
-        raise InputError(f"end_time should be a number of seconds after the start ({begin:g} s), not {end_time!r}")
+        wanted = f"end_time should be a number of seconds after the start ({begin:g} s)"
+        raise InputError(f"{wanted}, not {quoted(end_time)}")
     return Cut(rate, None if max_frames is None else int(max_frames), start, end)
 
 
@@ -165,7 +166,12 @@ def _number(value: Any) -> Any:
     """As a float; nan, which fails every comparison, if it is no number. None stays None."""
     if value is None:
         return None
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def sample_by_time(starts: Float64[np.ndarray, " all"], ends: Float64[np.ndarray, " all"], cut: Cut) -> Choice:
@@ -242,73 +248,29 @@ def _at_most(most: int | None, indices: np.ndarray, timestamps: np.ndarray) -> C
 
 
 def _evenly(count: int, most: int | None) -> np.ndarray:
-    """At most `most` of 0 .. count-1, spread evenly and truncated to whole numbers; none twice."""
-    return np.linspace(0, count - 1, count if most is None else min(count, most)).astype(int)
+    """At most `most` of 0 .. count-1, spread evenly and truncated to whole numbers; none twice.
+
+    Raises:
+        InputError: that is too many.
+    """
+    taken = count if most is None else min(count, most)
+    if taken > MOST_FRAMES:
+        raise InputError(f"{taken} frames would be taken, of {MOST_FRAMES} at most; lower fps or max_frames")
+    return np.linspace(0, count - 1, taken).astype(int)
 
 
 def _open_file(path: Path, cut: Cut) -> SampledVideo:
-    import decord
-
-    if path.suffix.lower() in TEXT_SUFFIXES:
-        raise InputError(f"{path} cannot be read as a video: it is a text file")
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(str(path))
-        count = len(reader)
-        times = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)
-        rate = float(reader.get_avg_fps())
-    except Exception as error:  # decord raises its own types, RuntimeError and IndexError on damaged files
-        raise InputError(f"{path} cannot be read as a video: {_reason(error)}") from None
-    if not count:
-        raise InputError(f"{path} holds no video frames")
-    if not 0 < rate < math.inf:
-        rate = 1.0
-    if not (np.abs(times) < 1e9).all():  # the file has no times, as a Matroska file of one frame
-        times = (np.arange(count)[:, None] + [0.0, 1.0]) / rate
-
-    def read(index: int) -> RGB:
-        try:
-            return _without_padding(reader[index].asnumpy())
-        except Exception as error:
-            raise InputError(f"{path} cannot be read as a video: frame {index}: {_reason(error)}") from None
-
+    video = open_video_file(path)
+    count, rate = len(video.starts), video.rate
     below_a_second = cut.start is not None and cut.end is not None and cut.end - cut.start < 1
     # If the container states a rate at which the cut lies past the last frame, the frames' own times decide.
-    if below_a_second and int((cut.start or 0) * rate) <= count:
-        return SampledVideo(*sample_by_index(count, rate, cut), read)
-    return SampledVideo(*sample_by_time(times[:, 0], times[:, 1], cut), read)
-
-
-def _without_padding(frame: UInt8[np.ndarray, "height width channels"]) -> RGB:
-    """Where a frame's rows are padded by a quarter or more (narrow or turned videos), decord counts the padding as
-    channels."""
-    _, width, channels = frame.shape
-    if channels == 3:
-        return frame
-    return rearrange(rearrange(frame, "h w c -> h (w c)")[:, : 3 * width], "h (w c) -> h w c", c=3)
-
-
-def _open_gif(path: Path, cut: Cut) -> SampledVideo:
-    from PIL import Image
-
-    try:
-        image = Image.open(path)
-        count = getattr(image, "n_frames", 1)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a GIF: {error}") from None
-
-    def read(index: int) -> RGB:
-        try:
-            image.seek(index)
-            return np.array(image.convert("RGB"))
-        except Exception as error:
-            raise InputError(f"{path} cannot be read as a GIF: frame {index}: {error}") from None
-
-    return SampledVideo(*sample_by_index(count, GIF_RATE, cut), read)
+    if video.by_index or (below_a_second and int((cut.start or 0) * rate) <= count):
+        return SampledVideo(*sample_by_index(count, rate, cut), video.read)
+    return SampledVideo(*sample_by_time(video.starts, video.ends, cut), video.read)
 
 
 def _open_folder(path: Path, cut: Cut, timestamps: Any) -> SampledVideo:
-    shown = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    shown = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
     files = sorted((file for file in shown if not file.name.startswith(".")), key=_natural)  # macOS leaves ._frame.png
     if not files:
         raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
@@ -325,24 +287,25 @@ def _open_sampled(source: Any, cut: Cut, timestamps: Any) -> SampledVideo:
             raise InputError(f"a video's array should be (frames, height, width, 3), not {source.shape}")
     if not len(source):
         raise InputError("the video has no frames")
-    if timestamps is None:
-        timestamps = np.arange(len(source)) / (cut.fps or 1.0)
-    elif len(timestamps) != len(source):
-        raise InputError(f"there are {len(timestamps)} timestamps for {len(source)} frames; give one for each")
-    times = np.array([float(time) for time in timestamps])
+    times = np.arange(len(source)) / (cut.fps or 1.0) if timestamps is None else _seconds(timestamps, len(source))
     return SampledVideo(*sample_given(times, cut), lambda index: to_rgb(source[index]))
+
+
+def _seconds(timestamps: Any, count: int) -> Float64[np.ndarray, " frames"]:
+    """The timestamps of `count` frames that were sampled already, checked."""
+    given = as_array(timestamps).tolist() if hasattr(timestamps, "__array__") else timestamps
+    if not isinstance(given, list | tuple):
+        raise InputError(f"timestamps should be a list of seconds, one for each frame, not {quoted(timestamps)}")
+    if len(given) != count:
+        raise InputError(f"there are {len(given)} timestamps for {count} frames; give one for each")
+    times = np.array([math.nan if time is None else _number(time) for time in given])
+    wrong = np.flatnonzero(~(np.abs(times) < 1e9))
+    if len(wrong):
+        raise InputError(f"timestamps should be numbers of seconds; number {wrong[0]} is {quoted(given[wrong[0]])}")
+    return times
 
 
 def _natural(path: Path) -> tuple[list[Any], str]:
     """A key that puts frame_2 before frame_10: every second part of the split name is a number."""
     parts: list[Any] = re.split(r"(\d+)", path.name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
-
-
-def _reason(error: Exception) -> str:
-    """What decord said, without the places in its source and the checks that failed."""
-    text = str(error).strip().split("\n")[0]
-    text = re.sub(r"\[[\d:]+\] \S+\.cc:\d+: |Check failed: .*?\(.*? vs\. .*?\) ?|ERROR ", "", text)
-    if "cannot find video stream" in text:
-        return "it holds no moving pictures"
-    return "it is damaged, or of another kind" if text.startswith("Error reading") else text or type(error).__name__
