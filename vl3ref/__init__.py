@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from vl3ref.inputs.processor import Processor
     from vl3ref.model.videollama3 import VideoLLaMA3
     from vl3ref.model_inputs import ModelInputs
+    from vl3ref.streaming import Stream
     from vl3ref.watching import watch
 
     __version__: str
 
-__all__ = ["ChangeError", "Chat", "CheckpointError", "ConfigError", "InputError", "ModelInputs", "Processor"]
+__all__ = ["ChangeError", "Chat", "CheckpointError", "ConfigError", "InputError", "ModelInputs", "Processor", "Stream"]
 __all__ += ["TrainingError", "VL3Error", "VideoLLaMA3", "__version__"]
 __all__ += ["find_checkpoint", "load", "load_model", "load_processor", "save", "watch"]
 
@@ -35,6 +36,7 @@ _HOMES = {
     "vl3ref.inputs.processor": ["Processor"],
     "vl3ref.model.videollama3": ["VideoLLaMA3"],
     "vl3ref.model_inputs": ["ModelInputs"],
+    "vl3ref.streaming": ["Stream"],
     "vl3ref.watching": ["watch"],
 }
 """Where public names come from. They are fetched when they are first used: torch takes a second to import, during which

@@ -5,7 +5,7 @@ Wrong input ends with one line and exit code 2, never a traceback.
 
     app.py           all commands, their errors        files.py         inspect, download, convert
     options.py       what several commands share       conversation.py  ask, chat
-    printing.py      everything that is printed        parity.py, train.py, eval.py
+    printing.py      everything that is printed        parity.py, train.py, eval.py, watch.py
 """
 
 import signal

@@ -13,6 +13,7 @@ from vl3ref.cli.files import convert, download, inspect
 from vl3ref.cli.parity import parity
 from vl3ref.cli.printing import note, say, show_warning
 from vl3ref.cli.train import train
+from vl3ref.cli.watch import watch
 from vl3ref.errors import VL3Error
 
 LESS = "a smaller --visual-tokens or fewer --max-frames; in training, a smaller --pack"
@@ -25,7 +26,7 @@ UsageError: Any = typer.BadParameter.__base__
 """click's; newer typers bring a click of their own."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (ask, chat, inspect, download, convert, parity, train):
+for command in (ask, chat, watch, inspect, download, convert, parity, train):
     app.command()(command)
 app.command("eval")(evaluate)
 
