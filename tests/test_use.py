@@ -17,6 +17,8 @@ def test_the_page_runs(monkeypatch, tmp_path):
     )  # every answer ends at once
     monkeypatch.chdir(tmp_path)
     shutil.copy(GOLDENS / "frames" / "v2997_12s.mp4", "cat.mp4")
+    for number in range(2):
+        shutil.copy(ROOT / "docs" / "media" / "cat.jpg", f"frame{number}.jpg")
     code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use.md").read_text("utf-8"), re.DOTALL))
     names = {}
     exec(code, names)

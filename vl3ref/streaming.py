@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vl3ref.chat import until
 from vl3ref.errors import InputError, quoted
 from vl3ref.forgetting import FramePruner, Held, oldest
 from vl3ref.generation import FIRST_ROOM, stream
@@ -61,8 +62,9 @@ class Stream:
         most_tokens: tokens in the cache at most (an answer is computed in a copy, and comes on top); default: the
             processor's max_tokens.
         forget: which frames leave when there is no room: `oldest`, `every_nth(n)`, or a function of one's own.
-        options: of every answer, as `vl3ref.generation.stream` takes them, apart from `cache`; `pruner` has to compare
-            a frame with no more than the one before, as DiffFP does. max_new_tokens is 512 if not given.
+        options: of every answer, as `vl3ref.generation.stream` takes them, apart from `cache`, `processor` and
+            `copies`; `pruner` has to compare a frame with no more than the one before, as DiffFP does.
+            max_new_tokens is 512 if not given.
 
     Attributes:
         cache: the KV cache of what is watched; it holds `cache.lengths[0]` tokens.
@@ -182,7 +184,7 @@ class Stream:
             raise InputError("a question about a video comes after a frame: see one first")
         else:
             inputs = self._encode(self._video([0.0], question)[-1])
-        return (piece for _, piece in self.processor.decode_stream(self._tokens(inputs)))
+        return self._text(self._tokens(inputs))
 
     def speak(self) -> Iterator[str]:
         """What the model has to say now, in pieces of text. Once it has been read, it is part of what was watched, and
@@ -200,7 +202,7 @@ class Stream:
                 yield conversation, token
 
         try:
-            yield from (piece for _, piece in self.processor.decode_stream(heard()))
+            yield from self._text(heard())
         finally:
             ends = self.model.language_model.config.eos_token_ids
             turn = [*opening.input_ids.tolist(), *said[:-1], *(token for token in said[-1:] if token not in ends)]
@@ -285,8 +287,8 @@ class Stream:
                 f"{tokens} more tokens do not fit into most_tokens={self.most_tokens}, of which "
                 f"{self.cache.lengths[0] - most} are words that stay: raise it, or lower frame_tokens"
             )
-        leaving = set(self.forget(frames, min(excess + self.most_tokens // SPARE, most)))
-        if sum(held.tokens for held in leaving & set(frames)) < excess:
+        leaving = set(frames) & set(self.forget(frames, min(excess + self.most_tokens // SPARE, most)))
+        if sum(held.tokens for held in leaving) < excess:
             raise InputError(f"the rule that makes room freed too little: {excess} tokens have to go")
         stays = [held not in leaving for held in self._held]
         slots = torch.tensor(stays).repeat_interleave(torch.tensor([held.tokens for held in self._held]))
@@ -298,7 +300,10 @@ class Stream:
         """A continuation, in a copy of the cache as it is now."""
         with self._lock, memory_errors():
             fork = self.cache.fork(len(inputs.input_ids) + FIRST_ROOM)
-        return stream(self.model, inputs, cache=fork, **self.options)
+        return stream(self.model, inputs, cache=fork, processor=self.processor, **self.options)
+
+    def _text(self, tokens: Iterator[tuple[int, int]]) -> Iterator[str]:
+        return until((piece for _, piece in self.processor.decode_stream(tokens)), self.options.get("stop", ()))
 
     # ----------------------------------------------------------------------------------------------------- the prompt
 
@@ -306,7 +311,7 @@ class Stream:
         config = self.processor.config
         merge, patch = config.video_merge_size, config.patch_size
         height, width, _ = rgb.shape
-        if self._size is None:
+        if self._size is None or not self._count:
             [size] = target_sizes([(1, height, width)], [merge], self.frame_tokens, config.min_tokens, patch)
             self._size = (height, width, *size)
         if self._size[:2] != (height, width):
