@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -152,6 +153,17 @@ def test_what_is_asked_leaves_no_trace(loaded, clip):
         held = quiet.cache.lengths[0]
         assert asked.cache.lengths == [held] and torch.equal(ours[:, :, :held], theirs[:, :, :held])
     assert asked.speak_probability() == quiet.speak_probability()
+
+
+def test_another_thread_reads_while_this_one_watches(loaded, clip):
+    quiet, stream = (see_all(Stream(*loaded, **SIX), clip[:3]) for _ in range(2))
+    expected = "".join(quiet.ask("What is it?"))
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit("".join, stream.ask("What is it?"))
+        see_all(stream, clip[3:])
+        assert answer.result(60) == expected
+    see_all(quiet, clip[3:])
+    assert stream.speak_probability() == quiet.speak_probability()
 
 
 def test_what_is_heard_of_words_cut_short_stays(loaded, clip):
