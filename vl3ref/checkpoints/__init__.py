@@ -1,5 +1,6 @@
 """Checkpoint folders <-> models and processors, in both layouts, whole and in parts."""
 
+from vl3ref.checkpoints.adapters import add_adapter, merge_adapters, read_adapter, save_adapter, use_adapter
 from vl3ref.checkpoints.change import Change, apply_change, read_change
 from vl3ref.checkpoints.layouts import read_config, read_language_config, read_vision_config
 from vl3ref.checkpoints.loading import (
@@ -16,6 +17,7 @@ from vl3ref.checkpoints.tensor_files import TensorFiles, write_tensors
 __all__ = [
     "Change",
     "TensorFiles",
+    "add_adapter",
     "apply_change",
     "check_saveable",
     "convert",
@@ -25,12 +27,16 @@ __all__ = [
     "load_model",
     "load_processor",
     "load_vision_encoder",
+    "merge_adapters",
+    "read_adapter",
     "read_change",
     "read_config",
     "read_language_config",
     "read_vision_config",
     "save",
+    "save_adapter",
     "save_model",
+    "use_adapter",
     "write_json",
     "write_model",
     "write_tensors",

@@ -54,7 +54,7 @@ def read_change(place: str) -> Change:
     Raises:
         ChangeError: there is no such file or function, or the file cannot be imported.
     """
-    file, _, function = place.rpartition(":")
+    file, _, function = place.rpartition(":") if isinstance(place, str) else ("", "", "")
     path = Path(os.path.expanduser(file)).absolute()
     if not file.endswith(".py") or not function.isidentifier():
         raise ChangeError(f"a change is given as file.py:function, not {quoted(place)}")

@@ -118,4 +118,9 @@ def config_section(source: Mapping[str, Any] | str | Path) -> Section:
     if not isinstance(source, str | Path):
         raise ConfigError(f"a config is a folder, a file or its content, not {quoted(source)}")
     path = Path(source) / "config.json" if os.path.isdir(source) else Path(source)
+    if not os.path.lexists(path) and os.path.lexists(path.with_name("adapter_config.json")):
+        raise ConfigError(
+            f"{path.parent} holds an adapter, not a model: name the model that it was trained on, and give this folder "
+            "as its adapter (--adapter, or adapter=)"
+        )
     return Section(read_json(path, ConfigError), str(path))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vl3ref.checkpoints.adapters import add_adapter, read_adapter, use_adapter
 from vl3ref.checkpoints.change import Change, apply_change
 from vl3ref.checkpoints.layouts import (
     HEAD,
@@ -61,7 +62,11 @@ SIGLIP_TEXT = ("text_model.", "logit_scale", "logit_bias")
 
 
 def load(
-    source: str | Path = TINY, device: Device = None, dtype: DType = None, change: Change | None = None
+    source: str | Path = TINY,
+    device: Device = None,
+    dtype: DType = None,
+    change: Change | None = None,
+    adapter: str | Path | Mapping[str, str | Path] | None = None,
 ) -> tuple[VideoLLaMA3, Processor]:
     """A model, in eval mode, and its processor.
 
@@ -70,13 +75,24 @@ def load(
         device: default: the GPU if there is one.
         dtype: default: float32 on a CPU, the checkpoint's own elsewhere.
         change: a function that swaps parts of the freshly built model, before its weights are read (see `load_model`).
+        adapter: the folder of a LoRA adapter that is computed with; or several by name, of which the first is (see
+            `vl3ref.checkpoints.adapters`). Frames, and how finely they are seen, are then as it was trained with.
 
     Raises:
         CheckpointError, ConfigError, ChangeError: with a sentence that says what is wrong.
+        InputError: an adapter is given, and peft is not installed.
     """
     folder = find_checkpoint(source)
+    adapters = {} if adapter is None else adapter if isinstance(adapter, Mapping) else {"default": adapter}
+    folders = {name: find_checkpoint(place) for name, place in adapters.items()}
     model = load_model(folder, device, dtype, change)
-    return model, load_processor(folder, model.config)
+    processor = load_processor(folder, model.config)
+    for name, place in folders.items():
+        add_adapter(model, place, name)
+    for name, place in [*folders.items()][:1]:
+        use_adapter(model, name)
+        processor = with_settings(processor, place)
+    return model, processor
 
 
 def load_model(
@@ -145,6 +161,13 @@ def load_processor(source: str | Path = TINY, config: ModelConfig | None = None)
     except InputError as error:
         raise ConfigError(f"the processor's files in {folder} say what cannot be: {error}") from None
     return Processor(Tokenizer.from_folder(folder), wanted)
+
+
+def with_settings(processor: Processor, adapter: str | Path) -> Processor:
+    """The processor with the settings that lie in an adapter's folder, if any do: those it was trained with."""
+    folder = find_checkpoint(adapter)
+    settings = module_of(read_adapter(folder).layout).read_processor(folder)
+    return Processor(processor.tokenizer, processor.config.override(**settings))
 
 
 def saved_tensors(module: nn.Module) -> dict[str, Tensor]:

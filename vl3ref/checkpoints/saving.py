@@ -18,8 +18,9 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from vl3ref.checkpoints import hf
+from vl3ref.checkpoints.adapters import adapter_names, add_adapter, merge_adapters
 from vl3ref.checkpoints.layouts import LANGUAGE, file_name, module_of, our_name, read_config
-from vl3ref.checkpoints.loading import load_model, load_processor, saved_tensors, shapes_of
+from vl3ref.checkpoints.loading import load_model, load_processor, saved_tensors, shapes_of, with_settings
 from vl3ref.checkpoints.parts import DECODER_TYPES, write_decoder, write_vision
 from vl3ref.checkpoints.tensor_files import write_tensors
 from vl3ref.config import Layout, ModelConfig
@@ -120,7 +121,12 @@ def write_model(
     _write_shards(tensors, folder, max_shard_bytes)
 
 
-def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    layout: Layout | None = None,
+    merge: Mapping[Any, float] | None = None,
+) -> Path:
     """Rewrite a checkpoint in another layout, its dtype kept: weights, tokenizer, processor settings, chat template.
 
     A folder without a tokenizer is converted without one. Returns the target folder.
@@ -128,6 +134,9 @@ def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
     Args:
         source: a checkpoint folder of either layout, or a name.
         target: a folder that does not exist yet, or is empty.
+        layout: default: the source's own.
+        merge: folders of LoRA adapters that are put into the weights, each with its share (1 is all of it). The
+            processor's settings become those of the first.
 
     Raises:
         CheckpointError: the target holds files already, or cannot be written; or the tokenizer has no room for the
@@ -137,9 +146,17 @@ def convert(source: str | Path, target: str | Path, layout: Layout) -> Path:
     folder, target = find_checkpoint(source), Path(target).absolute()
     if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise CheckpointError(f"{target} exists and is not empty; name a new folder")
-    model = load_model(folder, device="cpu", dtype=read_config(folder).dtype)
+    config = read_config(folder)
     has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "merges.txt"))
-    return save_model(model, target, layout, processor=load_processor(folder) if has_tokenizer else None)
+    processor = load_processor(folder) if has_tokenizer else None
+    model = load_model(folder, device="cpu", dtype="float32" if merge else config.dtype)
+    if merge:
+        for number, place in enumerate(merge):
+            add_adapter(model, place, f"adapter_{number}")
+        merge_adapters(model, dict(zip(adapter_names(model), merge.values(), strict=True)))
+        model = model.to(getattr(torch, config.dtype))
+        processor = with_settings(processor, next(iter(merge))) if processor else None
+    return save_model(model, target, layout or config.layout, processor=processor)
 
 
 def check_saveable(model: Saveable, layout: Layout = "official", processor: Processor | None = None) -> None:
@@ -155,6 +172,10 @@ def check_saveable(model: Saveable, layout: Layout = "official", processor: Proc
     """
     if not isinstance(model, Saveable):
         raise CheckpointError(f"a {type(model).__name__} is not a model or a part of one; nothing was saved")
+    if adapter_names(model):
+        raise ChangeError(
+            "the model has LoRA adapters: save those (save_adapter), or put them in first (merge_adapters)"
+        )
     format_of, problems = module_of(layout), []
     for name, x in model.state_dict(keep_vars=True).items():
         if not isinstance(x, Tensor):

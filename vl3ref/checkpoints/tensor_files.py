@@ -17,18 +17,21 @@ from vl3ref.files import check_regular, listed, read_json
 class TensorFiles:
     """The safetensors files of a checkpoint folder, by tensor name. Files are mapped; a tensor is read when asked for.
 
+    Args:
+        single: the file, if all is in one; what the name of the index of several begins with.
+
     Raises:
         CheckpointError: there are none; the index points outside the folder, at a missing file or at a tensor that is
             not there; a file is damaged; two files hold the same tensor.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, single: str = "model.safetensors") -> None:
         self.folder = folder
         self.files: dict[str, Any] = {}
         self.where: dict[str, str] = {}
-        index = folder / "model.safetensors.index.json"
-        if os.path.lexists(folder / "model.safetensors") or not os.path.lexists(index):
-            self._open("model.safetensors")
+        index = folder / f"{single}.index.json"
+        if os.path.lexists(folder / single) or not os.path.lexists(index):
+            self._open(single)
             return
         weight_map = read_json(index, CheckpointError).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):

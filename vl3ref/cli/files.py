@@ -1,5 +1,6 @@
 """`vl3ref inspect`, `vl3ref download` and `vl3ref convert`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,8 +9,11 @@ import typer
 from vl3ref.cli.interrupts import raising
 from vl3ref.cli.options import MediaOptions, option, with_options
 from vl3ref.cli.printing import note, say, say_table, status
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, quoted
 from vl3ref.files import new_file
+
+MOST_SHARE = 1000
+"""Of an adapter that is put in: 1 is all of it."""
 
 
 @with_options(MediaOptions)
@@ -68,11 +72,39 @@ def commit_of(folder: Path) -> str | None:
 def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint of either layout.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write.")],
-    to: Annotated[Literal["hf", "official"], option("--to", help="The layout to write.")],
+    to: Annotated[
+        Literal["hf", "official"] | None,
+        option("--to", help="The layout to write (with --merge: default the source's)."),
+    ] = None,
+    merge: Annotated[
+        list[str] | None,
+        option("--merge", help="Folder of a LoRA adapter to put into the weights; FOLDER=0.5 for half; repeatable."),
+    ] = None,
 ) -> None:
-    """Write a checkpoint in the other layout, with its processor and tokenizer files."""
+    """Write a checkpoint in the other layout, or with adapters put in, with its processor and tokenizer files."""
     from vl3ref import checkpoints
 
+    if to is None and not merge:
+        raise InputError("say what to convert to: --to hf, --to official, or an adapter that is put in: --merge FOLDER")
+    shares = dict(map(_share, merge or ()))
+    if len(shares) < len(merge or ()):
+        raise InputError("--merge names the same adapter twice; give it once, with its share: FOLDER=2")
     with raising(), status(f"converting {source}"):
-        checkpoints.convert(source, target, to)
+        checkpoints.convert(source, target, to, shares)
     note(f"wrote {target}")
+
+
+def _share(text: str) -> tuple[str, float]:
+    """ "FOLDER" or "FOLDER=0.5" -> the adapter's folder, and how much of it is put in."""
+    folder, _, number = text.rpartition("=")
+    if not folder or os.path.isdir(text):
+        return text, 1.0
+    try:
+        share = float(number)
+    except ValueError:
+        return text, 1.0  # a folder that is not there, whatever its name
+    if not abs(share) <= MOST_SHARE:
+        raise InputError(
+            f"the share in --merge {quoted(text)} should be a number between -{MOST_SHARE} and {MOST_SHARE}"
+        )
+    return folder, share

@@ -62,6 +62,7 @@ SEES, ANSWERS, RUNS = "What the model sees", "How it answers", "Where it runs"
 
 Device = Annotated[str | None, option("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if any).", panel=RUNS)]
 Dtype = Annotated[str | None, option("--dtype", help="float32, bfloat16 or float16.", panel=RUNS)]
+Adapter = Annotated[str | None, option("--adapter", help="Folder of a LoRA adapter of that model.")]
 VisualTokens = Annotated[int | None, option("--visual-tokens", help="Most visual tokens, before pruning.", panel=SEES)]
 
 
@@ -111,6 +112,7 @@ class MediaOptions:
 class AnswerOptions(MediaOptions):
     """How the model answers, and where it runs."""
 
+    adapter: Adapter = None
     system: Annotated[str | None, option(help="System prompt (default: the model's).", panel=ANSWERS)] = None
     max_tokens: Annotated[int, option(help="Most new tokens (default: 512).", panel=ANSWERS)] = 512
     min_tokens: Annotated[int, option(help="Fewest new tokens.", panel=ANSWERS)] = 0
@@ -174,7 +176,9 @@ def with_options(options: type) -> Callable[[Callable[..., None]], Callable[...,
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-def load(name: str, device: str | None, dtype: str | None) -> tuple["VideoLLaMA3", "Processor"]:
+def load(
+    name: str, device: str | None, dtype: str | None, adapter: str | None = None
+) -> tuple["VideoLLaMA3", "Processor"]:
     """A checkpoint's model and processor, downloaded if need be."""
     import vl3ref
 
@@ -183,7 +187,7 @@ def load(name: str, device: str | None, dtype: str | None) -> tuple["VideoLLaMA3
     if name == "vl3-tiny":
         note(TOY)
     with status(f"loading {name}"):
-        return vl3ref.load(folder, device, dtype)
+        return vl3ref.load(folder, device, dtype, adapter=adapter)
 
 
 def check_device(name: str | None) -> None:

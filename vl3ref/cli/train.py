@@ -53,6 +53,13 @@ def train(
     vision_lr: Annotated[
         float | None, option("--vision-lr", help="Of the vision encoder; 0 freezes it.", panel=LEARNS)
     ] = None,
+    lora: Annotated[
+        str | None,
+        option("--lora", help="Train LoRA adapters instead: r=64,alpha=16,dropout=0.05.", panel=LEARNS),
+    ] = None,
+    lora_targets: Annotated[
+        Literal["decoder", "vision", "both"] | None, option("--lora-targets", help="Default: decoder.", panel=LEARNS)
+    ] = None,
     added_lr: Annotated[
         float | None, option("--added-lr", help="Of what --change adds (default: the projector's).", panel=LEARNS)
     ] = None,
@@ -83,7 +90,8 @@ def train(
     counts = {"--steps": steps, "--batch": batch, "--pack": pack, "--save-every": save_every}
     if recipe is not None:
         start = {"DATA": data, "--stage": stage, "--model": model, "--vision": vision, "--decoder": decoder}
-        others = {"--media": media, "--epochs": epochs, "--gradient-checkpointing": gradient_checkpointing}
+        others = {"--media": media, "--epochs": epochs, "--lora": lora, "--lora-targets": lora_targets}
+        others["--gradient-checkpointing"] = gradient_checkpointing
         _train_recipe({**start, **others, **lrs, **counts}, folder, change, resume, workers, device)
         return
     if not data:
@@ -97,14 +105,18 @@ def train(
     if media is not None and not media.is_dir():
         raise InputError(f"--media {media} is not a folder")
     own = _with_learning_rates(stage, lrs)
+    if lora_targets is not None and lora is None:
+        raise InputError("--lora-targets says what --lora adapts: give --lora r=64,alpha=16 too")
     check_device(device)
     from vl3ref.checkpoints import read_change
     from vl3ref.training import run
     from vl3ref.training.annotations import Annotations
     from vl3ref.training.assemble import assemble
+    from vl3ref.training.lora import read_lora
     from vl3ref.training.trainer import Plan
 
     changed = None if change is None else read_change(change)
+    adapting = None if lora is None else read_lora(lora, lora_targets or "decoder")
     samples = Annotations(data, media)
     source: Any = model
     if model is None and vision and decoder:
@@ -122,7 +134,7 @@ def train(
     }
     plan = Plan(**{name: x for name, x in given.items() if x is not None})
     with raising():
-        final = run.train(samples, own, source, folder, plan, change=changed, resume=resume, device=device)
+        final = run.train(samples, own, source, folder, plan, changed, None, resume, device, adapting)
     if os.environ.get("RANK", "0") == "0":
         note(f"wrote {final}")
 

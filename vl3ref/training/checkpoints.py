@@ -13,7 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,16 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from vl3ref import checkpoints as model_folders
-from vl3ref.checkpoints import Change, TensorFiles, apply_change, load_model, load_processor, write_tensors
+from vl3ref.checkpoints import (
+    Change,
+    TensorFiles,
+    apply_change,
+    load_model,
+    load_processor,
+    read_adapter,
+    write_tensors,
+)
+from vl3ref.checkpoints.adapters import CONFIG as ADAPTER
 from vl3ref.errors import TrainingError, VL3Error
 from vl3ref.files import check_regular, clear, new_folder, read_json_if_there, writing
 from vl3ref.inputs.processor import Processor
@@ -46,10 +55,15 @@ SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False)
 
 
 class ModelFiles(NamedTuple):
-    """How a model's parameters, by name, are written to a folder that is there, and read from it."""
+    """How a model's parameters, by name, are written to a folder that is there, and read from it.
+
+    Attributes:
+        trained_only: only those that train.
+    """
 
     write: Callable[[Mapping[str, Tensor], Path], Any]
     read: Callable[[Path], Mapping[str, Tensor]]
+    trained_only: bool = False
 
 
 def model_files(model: VideoLLaMA3, processor: Processor, change: Change | None = None) -> ModelFiles:
@@ -127,12 +141,13 @@ class Checkpoints:
         Raises:
             TrainingError: it cannot be, or the disk has no room for a checkpoint.
         """
-        parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
+        parameters = self._parameters()
         if self.processes.first:
             with writing(self.folder, TrainingError):
                 self.folder.mkdir(parents=True, exist_ok=True)
             # AdamW's two moments lie beside the weights; all are float32.
-            needed = sum(4 * x.numel() * (3 if x.requires_grad else 1) for x in self.model.parameters())
+            frozen = 0 if self.files.trained_only else 1
+            needed = sum(4 * x.numel() * (3 if x.requires_grad else frozen) for x in self.model.parameters())
             if (free := shutil.disk_usage(self.folder).free) < needed:
                 raise TrainingError(
                     f"{self.folder} has {free / 1e9:.1f} GB free; a checkpoint takes {needed / 1e9:.1f}"
@@ -144,7 +159,7 @@ class Checkpoints:
                     trial.mkdir()
                     self.files.write(parameters, trial)
                 found = self.files.read(trial)
-                _check_fit(found, self.model)
+                self._check_fit(found)
                 for name, tensor in found.items():
                     if not torch.equal(tensor.nan_to_num(), parameters[name].nan_to_num()):
                         raise ValueError(f"{name} comes back with other numbers")
@@ -163,7 +178,7 @@ class Checkpoints:
         Raises:
             TrainingError: it cannot be written. The checkpoints before it stay.
         """
-        parameters: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
+        parameters = self._parameters()
         moments = get_optimizer_state_dict(self.model, self.optimiser, options=WHOLE)
         if self.processes.first:
             clear(self.folder, ".*checkpoint-*")  # of runs that were killed while they wrote or removed
@@ -209,6 +224,19 @@ class Checkpoints:
             f"{damaged[0][1]}; no checkpoint in {self.folder} is whole: name another folder to begin anew"
         )
 
+    def _parameters(self) -> dict[str, Any]:
+        """What a checkpoint holds of the model, whole and on the CPU."""
+        return get_model_state_dict(self.model, options=replace(WHOLE, ignore_frozen_params=self.files.trained_only))
+
+    def _check_fit(self, parameters: Mapping[str, Tensor]) -> None:
+        """torch's own check passes over what is missing: it fills in what the model holds."""
+        held = self.model.state_dict(keep_vars=True).items()
+        wanted = {name: tuple(x.shape) for name, x in held if x.requires_grad or not self.files.trained_only}
+        given = {name: tuple(x.shape) for name, x in parameters.items()}
+        for name in sorted(wanted.keys() | given.keys()):
+            if wanted.get(name) != given.get(name):
+                raise ValueError(f"{name} is {given.get(name, 'missing')}, the model's {wanted.get(name, 'missing')}")
+
     def _put(self, checkpoint: Path, saved: dict[str, Any], state: Mapping[str, Any]) -> None:
         settings = [{name: x for name, x in group.items() if name != "params"} for group in self.optimiser.param_groups]
         try:
@@ -218,11 +246,11 @@ class Checkpoints:
                 if (before := saved["order"][name]) != (now := state["order"][name]):
                     raise ValueError(f"its {name.replace('_', ' ')} is {before}, this run's {now}")
             parameters: dict[str, Any] = dict(self.files.read(checkpoint))
-            _check_fit(parameters, self.model)
+            self._check_fit(parameters)
             trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
             if lost := sorted(trained ^ saved["optimiser"]["state"].keys()):  # torch would begin with none
                 raise ValueError(f"it and the model do not both have moments of {lost[0]}")
-            set_model_state_dict(self.model, parameters, options=SPREAD)
+            set_model_state_dict(self.model, parameters, options=replace(SPREAD, strict=not self.files.trained_only))
             set_optimizer_state_dict(self.model, self.optimiser, saved.pop("optimiser"), options=SPREAD)
         except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(" ".join(str(error).splitlines()[:2]).split())[:500]
@@ -254,8 +282,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise TrainingError(
             f"{path} is damaged: it says step {saved['step']}, {saved['broken']} of {saved['seen']} broken"
         )
-    read_json_if_there(checkpoint / "config.json", TrainingError)
-    TensorFiles(checkpoint)
+    if (checkpoint / ADAPTER).exists():
+        read_adapter(checkpoint)
+    else:
+        read_json_if_there(checkpoint / "config.json", TrainingError)
+        TensorFiles(checkpoint)
     return saved
 
 
@@ -276,12 +307,3 @@ def _remove(checkpoint: Path) -> None:
         hidden = checkpoint.with_name(f".old-{checkpoint.name}")
         os.rename(checkpoint, hidden)
         shutil.rmtree(hidden)
-
-
-def _check_fit(parameters: Mapping[str, Tensor], model: nn.Module) -> None:
-    """torch's own check passes over what is missing: it fills in what the model holds."""
-    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    given = {name: tuple(x.shape) for name, x in parameters.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            raise ValueError(f"{name} is {given.get(name, 'missing')}, the model's {wanted.get(name, 'missing')}")

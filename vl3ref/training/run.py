@@ -20,6 +20,7 @@ from vl3ref.training.annotations import Annotations
 from vl3ref.training.batches import Conversations, Samples, count_targets
 from vl3ref.training.checkpoints import finish, model_files
 from vl3ref.training.distributed import Processes, own_device, shard, started
+from vl3ref.training.lora import LoRA, adapt, adapted_stage, adapter_files, finish_adapter, freeze_base
 from vl3ref.training.stages import OFFICIAL_2B, Stage, cautions, freeze, parameter_groups
 from vl3ref.training.trainer import Plan, Trainer
 
@@ -34,6 +35,7 @@ def train(
     media: str | Path | None = None,
     resume: bool = False,
     device: torch.device | str | None = None,
+    lora: LoRA | None = None,
 ) -> Path:
     """Train a checkpoint through one stage, in as many processes as torchrun started.
 
@@ -48,9 +50,11 @@ def train(
         media: the folder of relative paths in the data; default: each annotation file's own.
         resume: continue from the newest checkpoint in the folder, if there is one.
         device: default: the GPU if there is one.
+        lora: train adapters, and the projector, in place of the whole model.
 
     Returns:
-        `folder / "final"`: the trained checkpoint, in the dtype that the one before had.
+        `folder / "final"`: the trained checkpoint, in the dtype that the one before had; or, with `lora`, the adapter,
+        for `vl3ref.load(model, adapter=folder / "final")`.
 
     Raises:
         TrainingError: the run cannot go on; or, before its first step, its checkpoints could not be saved.
@@ -62,14 +66,19 @@ def train(
         stage = OFFICIAL_2B[stage - 1]
     samples = data if isinstance(data, Samples) else Annotations(data, media)
     folder, device, plan = Path(folder), own_device(device), plan or Plan()
+    base = "" if isinstance(model, tuple) else str(model)
+    if lora is not None:
+        stage = adapted_stage(stage, lora)
     if not isinstance(model, tuple):
         model = vl3ref.load(model, "cpu", "float32", change=change)
     with started(device) as processes:
         if processes.first:
             steps = f"{len(samples)} samples, {plan.total_steps(len(samples))} steps of {plan.batch_size}"
             print(f"{steps}; logs and checkpoints in {folder}", file=sys.stderr, flush=True)
-        train_stage(*model, samples, stage, plan, folder, change, resume, processes, device)
-        return finish(folder, model[0].config.dtype, change) if processes.first else folder / "final"
+        train_stage(*model, samples, stage, plan, folder, change, resume, processes, device, lora, base)
+        if not processes.first:
+            return folder / "final"
+        return finish_adapter(folder) if lora else finish(folder, model[0].config.dtype, change)
 
 
 def train_stage(
@@ -83,6 +92,8 @@ def train_stage(
     resume: bool = False,
     processes: Processes | None = None,
     device: torch.device | None = None,
+    lora: LoRA | None = None,
+    base: str = "",
 ) -> None:
     """Train a model, in place, through one stage: `train` without its beginning and end.
 
@@ -90,11 +101,15 @@ def train_stage(
         model: float32, and changed already. It goes to the device; with several processes it should come from the CPU,
             and is spread over their devices.
         device: where this process computes; None for where the model is.
+        lora: see `train`; the adapter stays in the model. `base` is noted in its folder.
     """
     processes, device = processes or Processes(), device or model.device
     bfloat16, checkpointing = (
         device.type == "cuda" if chosen is None else chosen for chosen in (plan.bfloat16, plan.gradient_checkpointing)
     )
+    if lora is not None:
+        stage = adapted_stage(stage, lora)
+        adapt(model, lora, stage)
     for caution in cautions(stage, model, processor) if processes.first else ():
         warnings.warn(caution, stacklevel=2)
     merge = {"image_merge_size": stage.image_merge_size, "video_merge_size": stage.video_merge_size}
@@ -116,8 +131,10 @@ def train_stage(
         return mean * count_targets(pack)
 
     freeze(model, stage)
+    if lora is not None:
+        freeze_base(model, bfloat16 and processes.world == 1)
     model.gradient_checkpointing(checkpointing)
-    files = model_files(model, processor, change)
+    files = adapter_files(model, processor, base) if lora else model_files(model, processor, change)
     if processes.world > 1:
         shard(model, device, bfloat16)
     else:
@@ -130,7 +147,7 @@ def train_stage(
         plan=replace(plan, steps=plan.total_steps(len(samples)), bfloat16=bfloat16),
         folder=folder,
         files=files,
-        title=stage.name,
+        title=f"{stage.name}, {lora}" if lora else stage.name,
         processes=processes,
     ).run(resume)
     model.eval()
