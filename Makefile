@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # process, which makes their fixtures once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-explore test-torch test-cuda bench lint docs clean
+.PHONY: demo test test-slow test-explore test-torch test-cuda fuzz soak bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -41,6 +41,15 @@ test-torch:
 # With the torch that is there: the one that constraints.txt pins knows no GPU.
 test-cuda:
 	$(PYTHON) -m pytest -m cuda
+
+# Mutated files, checkpoints, annotations and conversations for an hour, or make fuzz SECONDS=600
+SECONDS ?= 3600
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzz --seconds $(SECONDS) --seed $$(date +%s)
+
+# Many requests, threads, interrupts and kills: about an hour. Its short version is a test.
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m scripts.soak
 
 # Time and memory beside transformers: docs/results/bench-cpu.md. A single row: .venv/bin/python -m benchmarks vision
 bench: $(VENV)/.installed-bench

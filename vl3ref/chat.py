@@ -46,6 +46,8 @@ class Chat:
     """
 
     def __init__(self, model: VideoLLaMA3, processor: Processor, system: str | None = None, **options: Any) -> None:
+        if not isinstance(model, VideoLLaMA3) or not isinstance(processor, Processor):
+            raise InputError("a Chat takes a model and its processor, as vl3ref.load returns them")
         self.model, self.processor, self.system = model, processor, system
         self.options = {"max_new_tokens": 512} | options
         self._computing = threading.Lock()

@@ -64,7 +64,7 @@ class Tokenizer:
         except CheckpointError:
             raise
         except Exception as error:  # the Rust library raises bare Exceptions
-            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
+            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {str(error)[:200]}") from None
         raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
 
     def __len__(self) -> int:
