@@ -484,3 +484,9 @@ def test_a_frame_chosen_several_times_is_decoded_once() -> None:
     )
     assert [frame[0, 0, 0] for frame in video.frames()] == [noise(4, 4, 3, seed=i)[0, 0, 0] for i in video.indices]
     assert read == [1, 4, 6]
+
+
+def test_more_frames_than_memory_holds_are_refused_before_they_are_decoded() -> None:
+    endless = np.broadcast_to(np.uint8(0), (900_000, 1000, 1000, 3))
+    with pytest.raises(InputError, match=r"needs at least 2,700\.0 GB of memory, .* lower --visual-tokens or --max-fr"):
+        load_video(endless, max_frames=None)

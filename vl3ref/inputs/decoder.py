@@ -161,7 +161,8 @@ class Decoder:
             whole = False
         end = max(float(last * (stream.time_base or 0)) for stream, last in ends.items())
         stated = (self.container.duration or 0) / 1e6  # in Matroska counted from 0, elsewhere from the first packet
-        lost = max(stated - end, (self.stream.frames - len(self._listed)) / self.rate)
+        frames = self.stream.frames  # 0 if unknown; AVI counts those that were dropped, MP4 those before a cut
+        lost = max(stated - end, min(frames / self.rate - end, (frames - len(self._listed)) / self.rate))
         if not whole or lost > max(0.5, 0.01 * end):
             much = f": {lost:.1f} s are lost" if lost > 0 else ""
             warnings.warn(f"{self.path} is cut off or damaged after {end:.1f} s{much}", stacklevel=2)
@@ -207,6 +208,7 @@ def _open(path: Path) -> tuple["InputContainer", "VideoStream"]:
         raise InputError(
             f"{path} cannot be read as a video: its frames are {context.height} x {context.width}; make them smaller"
         )
+    context.options = {"max_pixels": str(MOST_PIXELS)}  # of frames that are larger than the file's header says
     stream.thread_type = "AUTO"
     return container, stream
 

@@ -96,16 +96,19 @@ class VideoFile:
         self._at = Decoded(self._index_at(first.pts), first)
 
     def _count_frames(self) -> None:
-        """Find the frames by decoding all of them. If their times do not rise, the file's rate gives others."""
+        """Find the frames by decoding all of them. If their times do not rise, they follow at the usual distance."""
         self._decoder.restart()
         frames = [frame.pts for frame in iter(self._decoder.next_frame, None)]
+        if self._decoder.damaged:
+            self._warned = True
+            warnings.warn(f"{self._path} is damaged: what cannot be decoded is left out", stacklevel=2)
         pts = [time for time in frames if time is not None]
-        rising = len(pts) == len(frames) and all(before < time for before, time in pairwise(pts))
-        if rising and not self._decoder.is_avi:
-            times = np.array(pts)
-        else:
-            times = np.arange(len(frames)) / self.rate / self._decoder.unit
-        self._set_seconds(times, np.zeros(len(times)))
+        times, durations = np.array(pts), np.zeros(len(frames))
+        if self._decoder.is_avi or len(pts) < len(frames) or any(later <= time for time, later in pairwise(pts)):
+            gaps = np.diff(np.unique(times))
+            usual = np.median(gaps) if len(gaps) else 1 / self.rate / self._decoder.unit
+            times, durations = np.arange(len(frames)) * usual, np.full(len(frames), usual)
+        self._set_seconds(times, durations)
 
     def _set_seconds(self, times: Num[np.ndarray, " frames"], durations: Num[np.ndarray, " frames"]) -> None:
         unit, usual = self._decoder.unit, 1 / self.rate

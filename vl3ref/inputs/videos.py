@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float64, UInt8
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.files import check_regular
 from vl3ref.inputs.images import IMAGE_SUFFIXES, RGB, as_array, image_from_array, load_image
 from vl3ref.inputs.video_files import open_video_file
+from vl3ref.limits import check_memory
 
 FOLDER_RATE = 3.0
 """Frames a second, as the official loader takes folders."""
@@ -57,10 +59,15 @@ def load_video(
         loader finds none (a clip shorter than 1/fps, or a cut outside the clip: the nearest frame).
 
     Raises:
-        InputError: the source cannot be read, or an argument is out of range.
+        InputError: the source cannot be read, an argument is out of range, or the frames need more memory than there
+            is.
     """
     video = open_video(source, fps, max_frames, start_time, end_time)
-    return np.stack(list(video.frames())), video.timestamps
+    check_memory(len(video.indices) * video.first.nbytes, torch.device("cpu"))
+    frames = np.empty((len(video.indices), *video.first.shape), np.uint8)
+    for place, frame in zip(frames, video.frames(), strict=True):
+        place[:] = frame
+    return frames, video.timestamps
 
 
 @dataclass
