@@ -238,7 +238,9 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def note(model: Any, processor: Any, samples: Any, stage: Any, plan: Any, folder: Path, *others: Any) -> None:
         own = {"model": model, "samples": samples, "stage": stage, "plan": plan, "folder": folder}
-        noted.append({**own, **dict(zip(("change", "resume", "processes", "device"), others, strict=True))})
+        noted.append(
+            {**own, **dict(zip(("change", "resume", "processes", "device", "lora", "base"), others, strict=True))}
+        )
 
     monkeypatch.setattr(run_module, "train_stage", note)
     monkeypatch.setattr(run_module, "finish", lambda folder, dtype, change: folder / f"final in {dtype}")

@@ -48,8 +48,11 @@ def apply_change(model: VideoLLaMA3, change: Change) -> None:
         )
 
 
-def read_change(place: str) -> Change:
+def read_change(place: str, what: str = "a change") -> Any:
     """The function that "file.py:function" names. The file is run; modules beside it can be imported from it.
+
+    Args:
+        what: it is, for messages: a `Change`, or another function of one's own.
 
     Raises:
         ChangeError: there is no such file or function, or the file cannot be imported.
@@ -57,7 +60,7 @@ def read_change(place: str) -> Change:
     file, _, function = place.rpartition(":") if isinstance(place, str) else ("", "", "")
     path = Path(os.path.expanduser(file)).absolute()
     if not file.endswith(".py") or not function.isidentifier():
-        raise ChangeError(f"a change is given as file.py:function, not {quoted(place)}")
+        raise ChangeError(f"{what} is given as file.py:function, not {quoted(place)}")
     check_regular(path, ChangeError)
     spec = importlib.util.spec_from_file_location(f"vl3ref_change_{path.stem}", path)
     assert spec is not None and spec.loader is not None

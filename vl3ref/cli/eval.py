@@ -2,23 +2,39 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from vl3ref.cli.options import Device, between, check_device, check_outputs, option, write_text
+from vl3ref.cli import held_out
+from vl3ref.cli.options import Adapter, Device, between, check_device, check_outputs, option, write_text
 from vl3ref.cli.printing import note, say_table
+from vl3ref.errors import InputError
+
+OWN = "For data of your own"
 
 
 def evaluate(
-    world: Annotated[Literal["tinyworld"], typer.Argument(metavar="tinyworld", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="tinyworld|DATA...", help="The small world, or annotation files of your own.", show_default=False
+        ),
+    ],
     model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
+    adapter: Adapter = None,
     change: Annotated[str | None, option("--change", help="FILE.py:FUNCTION that changes parts of the model.")] = None,
     pruner: Annotated[
         list[str] | None,
         option("--pruner", help="difffp, rlt, cosine, uniform or question; NAME=0.25 keeps a quarter; repeatable."),
     ] = None,
+    metric: Annotated[
+        str | None,
+        option("--metric", help="exact, options (the likeliest), FILE.py:FUNCTION (default: exact).", panel=OWN),
+    ] = None,
+    media: Annotated[Path | None, option("--media", help="Folder of the data's relative paths.", panel=OWN)] = None,
+    max_tokens: Annotated[int | None, option("--max-tokens", help="Most new tokens of an answer.", panel=OWN)] = None,
     questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
     controls: Annotated[
         bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no pruning (first model).")
@@ -28,11 +44,18 @@ def evaluate(
     markdown: Annotated[Path | None, option("--markdown", help="Write the table here.")] = None,
     device: Device = None,
 ) -> None:
-    """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
+    """Ask a model held-out questions about the small world and count exact answers, skill by skill; or ask what your
+    own annotations ask."""
     between("--questions", questions, 1, 1_000_000)
     between("--seed", seed, 0)
+    between("--max-tokens", max_tokens, 1, 1_000_000)
     check_outputs(json_file, markdown)
     check_device(device)
+    if data != ["tinyworld"]:
+        held_out.evaluate_own(data, model, adapter, change, pruner, metric, media, max_tokens, json_file, device)
+        return
+    if given := [name for name, x in (("--metric", metric), ("--media", media), ("--max-tokens", max_tokens)) if x]:
+        raise InputError(f"{given[0]} is for data of your own: name its annotation files in place of tinyworld")
     import vl3ref
     from vl3ref.checkpoints import read_change
     from vl3ref.pruners import read_pruner
@@ -45,7 +68,7 @@ def evaluate(
         labels = names
     columns: dict[str, dict[str, examination.Score]] = {}
     for label, name in zip(labels, names, strict=True):
-        network, processor = vl3ref.load(name, device, change=changing)
+        network, processor = vl3ref.load(name, device, change=changing, adapter=adapter)
         pruners = {text: {"pruner": read_pruner(text, network)} for text in pruner or ()}
         for kind, settings in {**examination.EXAMINATIONS, **pruners}.items():
             if kind not in ("accuracy", *pruners) and (not controls or name != names[0]):

@@ -134,7 +134,9 @@ def train(
     }
     plan = Plan(**{name: x for name, x in given.items() if x is not None})
     with raising():
-        final = run.train(samples, own, source, folder, plan, changed, None, resume, device, adapting)
+        final = run.train(
+            samples, own, source, folder, plan, change=changed, resume=resume, device=device, lora=adapting
+        )
     if os.environ.get("RANK", "0") == "0":
         note(f"wrote {final}")
 

@@ -28,7 +28,7 @@ KEYS = ("image", "video", "conversations", "conversation", "stream", "fps", "sta
 HARMLESS = (
     *("id", "question_id", "data_id", "image_id", "video_id", "source", "data_source", "dataset", "dataset_name"),
     *("split", "task", "task_type", "type", "category", "language", "model", "license", "url", "meta", "metadata"),
-    *("meta_data", "width", "height", "duration", "answer", "caption", "tags", "text_only"),
+    *("meta_data", "width", "height", "duration", "answer", "caption", "tags", "text_only", "options"),
 )
 """Keys that published data sets have beside them. They are for people; others may begin with an underscore."""
 
