@@ -28,6 +28,9 @@ PATIENCE = 20.0
 """Seconds that ffmpeg may wait for data when it opens a file or reads a packet."""
 
 
+SMALL = 320 * 240
+"""Pixels of a frame up to which one thread decodes faster than several, which wait for each other."""
+
 NO_TIME = -(2**63)
 
 
@@ -209,7 +212,7 @@ def _open(path: Path) -> tuple["InputContainer", "VideoStream"]:
             f"{path} cannot be read as a video: its frames are {context.height} x {context.width}; make them smaller"
         )
     context.options = {"max_pixels": str(MOST_PIXELS)}  # of frames that are larger than the file's header says
-    stream.thread_type = "AUTO"
+    stream.thread_type = "AUTO" if context.width * context.height > SMALL else "NONE"
     return container, stream
 
 
