@@ -16,7 +16,8 @@ from tests.goldens_cases import inputs_of
 from tests.helpers import GOLDENS
 from tests.small_runs import Killed, Mixed, Run, arm, column, processor, raise_killed, small_model
 from vl3ref.checkpoints import add_adapter, convert, load_model, merge_adapters, save, save_adapter, use_adapter
-from vl3ref.checkpoints.adapters import active_adapters, adapter_names, adapter_tensors, inject, read_adapter
+from vl3ref.checkpoints.adapter_files import read_adapter
+from vl3ref.checkpoints.adapters import active_adapters, adapter_names, adapter_tensors, inject
 from vl3ref.errors import VL3Error
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.parity.reference import reference_inputs, reference_model

@@ -24,3 +24,22 @@ def test_likelihood(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     names = run("likelihood.md")
     assert len(names["log_likelihood"]) == 3 and names["options"][int(names["complete"].argmax())] == "6"
     assert len(names["likeliest"]) and len(names["sure"]) == 1
+
+
+def test_lora(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """With an adapter that changes nothing yet, in place of those of runs."""
+    pytest.importorskip("peft")
+    import vl3ref
+    from vl3ref.checkpoints import save_adapter
+    from vl3ref.training.lora import LoRA, adapt
+    from vl3ref.training.stages import TINY
+
+    monkeypatch.setattr("vl3ref.hub.download", lambda *_: ROOT / "weights" / "vl3-tiny")
+    monkeypatch.chdir(tmp_path)
+    model, _ = vl3ref.load("vl3-tiny")
+    adapt(model, LoRA(2), TINY[3])
+    for name in ("cats", "dogs"):
+        save_adapter(model, f"runs/{name}/final")
+    run("lora.md")
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+    assert (tmp_path / "cats-hf" / "adapter_model.safetensors").exists()

@@ -1,6 +1,7 @@
 """Checkpoint folders <-> models and processors, in both layouts, whole and in parts."""
 
-from vl3ref.checkpoints.adapters import add_adapter, merge_adapters, read_adapter, save_adapter, use_adapter
+from vl3ref.checkpoints.adapter_files import read_adapter
+from vl3ref.checkpoints.adapters import add_adapter, merge_adapters, save_adapter, use_adapter
 from vl3ref.checkpoints.change import Change, apply_change, read_change
 from vl3ref.checkpoints.layouts import read_config, read_language_config, read_vision_config
 from vl3ref.checkpoints.loading import (

@@ -3,7 +3,7 @@
     add_adapter(model, "runs/cats/final", "cats")   reads one into a loaded model, beside those it has already
     use_adapter(model, "cats")                      says which of them is computed with; None for the model alone
     merge_adapters(model, {"cats": 0.5})            puts them into the weights: a plain model again
-    save_adapter(model, "cats", folder, "hf")       a folder that peft loads into transformers' model
+    save_adapter(model, folder, "hf")               a folder that peft loads into transformers' model
 
 An adapter may bring modules of its own, in full: the projector, as the official trainer has it. In the hf layout they
 are peft's `modules_to_save`, in the official one they lie in a file of their own, non_lora_trainables.safetensors.
@@ -14,88 +14,29 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vl3ref.checkpoints.layouts import file_name, our_name
-from vl3ref.checkpoints.tensor_files import TensorFiles, write_tensors
-from vl3ref.checkpoints.values import Section
-from vl3ref.config import Layout
-from vl3ref.errors import CheckpointError, ConfigError, InputError, quoted
-from vl3ref.files import listed, new_folder, read_json
-from vl3ref.hub import find_checkpoint
-from vl3ref.model.videollama3 import VideoLLaMA3
-
-CONFIG, WEIGHTS, IN_FULL = "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.safetensors"
-PICKLED = "non_lora_trainables.bin"
-"""What the official trainer writes in place of IN_FULL."""
-
-PREFIX = "base_model.model."
-"""What peft's wrapper puts before every name."""
-
-NOT_COMPUTED = (
-    *("use_dora", "lora_bias", "target_parameters", "layer_replication", "alora_invocation_tokens", "use_qalora"),
-    *("use_bdlora", "arrow_config", "velora_config", "kasa_config", "monteclora_config", "trainable_token_indices"),
-    *("fan_in_fan_out", "megatron_config"),
+from vl3ref.checkpoints.adapter_files import (
+    CONFIG,
+    IN_FULL,
+    WEIGHTS,
+    Adapter,
+    import_peft,
+    is_lora,
+    layer_of,
+    read_adapter,
+    write_adapter,
 )
-"""Settings of peft that change the computation, or what a file holds, and are refused."""
+from vl3ref.config import Layout
+from vl3ref.errors import CheckpointError, quoted
+from vl3ref.files import listed, new_folder
+from vl3ref.model.videollama3 import VideoLLaMA3
 
 IN_MEMORY = re.compile(r"(.+\.lora_[AB])\.([^.]+)(\.weight)|([^.]+)\.modules_to_save\.([^.]+)(\..+)")
 """How peft calls an adapter's tensors in a model: the adapter's name is within."""
-
-
-class Adapter(NamedTuple):
-    """What a folder holds.
-
-    Attributes:
-        tensors: by their names in our model, without the adapter's name.
-        ranks, alphas: by the name of the linear layer that is adapted.
-        rslora: whether an adapter is scaled by alpha / sqrt(rank) instead of alpha / rank.
-        layout: of its names.
-    """
-
-    tensors: Mapping[str, Tensor]
-    ranks: Mapping[str, int]
-    alphas: Mapping[str, float]
-    rslora: bool
-    layout: Layout
-
-    @property
-    def in_full(self) -> list[str]:
-        """The parts of the model that it brings in full."""
-        return sorted({name.partition(".")[0] for name in self.tensors if not _is_lora(name)})
-
-
-def read_adapter(folder: str | Path) -> Adapter:
-    """An adapter's folder, as peft, this package or the official trainer wrote it.
-
-    Raises:
-        CheckpointError, ConfigError: a file is missing or damaged, or it is not a plain LoRA adapter.
-    """
-    folder = find_checkpoint(folder)
-    path = folder / CONFIG
-    raw = Section(read_json(path, ConfigError), str(path))
-    raw.only("peft_type", "LORA")
-    raw.only("bias", "none")
-    for key in NOT_COMPUTED:
-        if raw.get(key):
-            raise ConfigError(f"{path}: {key} {quoted(raw.get(key))} is not implemented; only plain LoRA is")
-    theirs = {name.removeprefix(PREFIX): x for name, x in _read_files(folder).items()}
-    tensors = {our_name(name): x for name, x in theirs.items()}
-    layers = {our_name(name): name for name in theirs if name.endswith(".lora_A.weight")}
-    if len(tensors) < len(theirs) or not layers:
-        raise CheckpointError(f"{folder / WEIGHTS} holds {'names twice' if layers else 'no LoRA adapters'}")
-    alpha = raw.number("lora_alpha")
-    patterns = raw.section("alpha_pattern") if raw.get("alpha_pattern") else Section({}, "")
-    ranks, alphas = {}, {}
-    for ours, name in layers.items():
-        ranks[_layer(ours)] = len(tensors[ours]) if tensors[ours].ndim == 2 else 0
-        own = next((key for key in patterns.values if _meant(key, _layer(name))), None)
-        alphas[_layer(ours)] = alpha if own is None else patterns.number(own)
-    hf = any(name.startswith(("model.language_model.", "model.vision_model.", "model.projector.")) for name in theirs)
-    return Adapter(tensors, ranks, alphas, raw.flag("use_rslora"), "hf" if hf else "official")
 
 
 def add_adapter(model: VideoLLaMA3, folder: str | Path, name: str = "default") -> None:
@@ -111,14 +52,25 @@ def add_adapter(model: VideoLLaMA3, folder: str | Path, name: str = "default") -
         InputError: peft is not installed.
     """
     adapter = read_adapter(folder)
+    problems = _problems(model, adapter)
+    if problems:
+        raise CheckpointError(f"the adapter in {folder} does not fit the model:{listed(problems)}")
+    inject(model, name, adapter.ranks, adapter.alphas, adapter.rslora, 0.0, adapter.in_full)
+    with torch.no_grad():
+        for ours, place in adapter_tensors(model, name).items():
+            place.copy_(adapter.tensors[ours])
+
+
+def _problems(model: VideoLLaMA3, adapter: Adapter) -> list[str]:
+    """What of an adapter does not fit a model."""
     shapes = {ours: tuple(x.shape) for ours, x in adapter_tensors(model, None).items()}
     problems = [
         f"{ours} is {shape}, the model's {shapes.get(ours, 'missing')}"
         for ours, x in adapter.tensors.items()
-        if not _is_lora(ours) and (shape := tuple(x.shape)) != shapes.get(ours)
+        if not is_lora(ours) and (shape := tuple(x.shape)) != shapes.get(ours)
     ]
     linear = {ours: x for ours, x in model.named_modules() if isinstance(_base(x), nn.Linear)}
-    for layer in sorted({_layer(name) for name in adapter.tensors if _is_lora(name)}):
+    for layer in sorted({layer_of(name) for name in adapter.tensors if is_lora(name)}):
         a, b = (adapter.tensors.get(f"{layer}.lora_{x}.weight", torch.empty(0)) for x in "AB")
         place, r = linear.get(layer), adapter.ranks.get(layer, 0)
         wanted = None if place is None else ((r, _base(place).in_features), (_base(place).out_features, r))
@@ -130,12 +82,7 @@ def add_adapter(model: VideoLLaMA3, folder: str | Path, name: str = "default") -
         else:
             missing = [ours for ours in shapes if ours.startswith(f"{part}.") and ours not in adapter.tensors]
             problems += [f"{ours} is missing" for ours in missing]
-    if problems:
-        raise CheckpointError(f"the adapter in {folder} does not fit the model:{listed(problems)}")
-    inject(model, name, adapter.ranks, adapter.alphas, adapter.rslora, 0.0, adapter.in_full)
-    with torch.no_grad():
-        for ours, place in adapter_tensors(model, name).items():
-            place.copy_(adapter.tensors[ours])
+    return problems
 
 
 def inject(
@@ -307,76 +254,6 @@ def save_adapter(
     return folder
 
 
-def write_adapter(
-    model: nn.Module, tensors: Mapping[str, Tensor], folder: Path, layout: Layout, name: str, base: str = ""
-) -> None:
-    """What `save_adapter` does once the folder is there.
-
-    Args:
-        tensors: the adapter's, by our names.
-    """
-    config = import_peft().LoraConfig(**_described(model, name, layout), base_model_name_or_path=base or None)
-    named = {PREFIX + file_name(ours, layout): x.detach().cpu().contiguous() for ours, x in tensors.items()}
-    in_full = {theirs: x for theirs, x in named.items() if not _is_lora(theirs)}
-    if layout == "hf":
-        config.modules_to_save = sorted({ours.partition(".")[0] for ours in tensors if not _is_lora(ours)}) or None
-    elif in_full:
-        write_tensors(in_full, folder / IN_FULL)
-        named = {theirs: x for theirs, x in named.items() if theirs not in in_full}
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    write_tensors(named, folder / WEIGHTS)
-
-
-def _described(model: Any, name: str, layout: Layout) -> dict[str, Any]:
-    """peft's settings of an adapter that the model has. Every adapted layer is named in full: by the ends of names,
-    peft would find the encoder's q_proj along with the decoder's."""
-    ours = model.peft_config[name]
-    layers = {
-        file_name(path, layout): (module.r[name], module.lora_alpha[name])
-        for path, module in model.named_modules()
-        if name in getattr(module, "lora_A", ())
-    }
-    return {
-        "r": ours.r,
-        "lora_alpha": ours.lora_alpha,
-        "lora_dropout": ours.lora_dropout,
-        "use_rslora": ours.use_rslora,
-        "target_modules": sorted(layers),
-        "rank_pattern": {re.escape(path): r for path, (r, _) in layers.items() if r != ours.r},
-        "alpha_pattern": {re.escape(path): alpha for path, (_, alpha) in layers.items() if alpha != ours.lora_alpha},
-        "task_type": "CAUSAL_LM",
-    }
-
-
-def import_peft() -> Any:
-    """
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import peft
-    except ImportError:
-        raise InputError("LoRA is peft's: pip install 'vl3ref[lora]'") from None
-    return peft
-
-
-def _read_files(folder: Path) -> dict[str, Tensor]:
-    files = TensorFiles(folder, WEIGHTS)
-    tensors = {name: files.read(name) for name in files.where}
-    if (folder / IN_FULL).exists():
-        more = TensorFiles(folder, IN_FULL)
-        tensors |= {name: more.read(name) for name in more.where}
-    elif (path := folder / PICKLED).exists():
-        try:
-            tensors |= torch.load(path, map_location="cpu", weights_only=True)  # tensors alone: no code
-        except Exception as error:  # whatever a damaged archive does to the library
-            raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from None
-    if not all(isinstance(x, Tensor) and x.is_floating_point() for x in tensors.values()):
-        raise CheckpointError(f"{folder} should hold tensors of real numbers by name, and holds something else")
-    return tensors
-
-
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
     known = adapter_names(model)
     if not names or not set(names) <= set(known):
@@ -384,22 +261,6 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
         raise CheckpointError(f"no adapter is named {', '.join(map(quoted, names)) or 'that way'}: the model {has}")
 
 
-def _is_lora(name: str) -> bool:
-    return ".lora_" in name
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".lora_")[0]
-
-
 def _base(module: nn.Module) -> Any:
     """The linear layer that peft's layer stands around; any other module itself."""
     return module.base_layer if hasattr(module, "lora_A") else module
-
-
-def _meant(pattern: str, layer: str) -> bool:
-    """Whether one of peft's patterns is for a layer; the same rule as peft's."""
-    try:
-        return bool(re.match(rf"(.*\.)?({pattern})$", layer))
-    except re.error:
-        return False

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vl3ref.checkpoints.adapters import add_adapter, read_adapter, use_adapter
+from vl3ref.checkpoints.adapter_files import read_adapter
+from vl3ref.checkpoints.adapters import add_adapter, use_adapter
 from vl3ref.checkpoints.change import Change, apply_change
 from vl3ref.checkpoints.layouts import (
     HEAD,

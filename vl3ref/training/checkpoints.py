@@ -39,7 +39,7 @@ from vl3ref.checkpoints import (
     read_adapter,
     write_tensors,
 )
-from vl3ref.checkpoints.adapters import CONFIG as ADAPTER
+from vl3ref.checkpoints.adapter_files import CONFIG as ADAPTER
 from vl3ref.errors import TrainingError, VL3Error
 from vl3ref.files import check_regular, clear, new_folder, read_json_if_there, writing
 from vl3ref.inputs.processor import Processor

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vl3ref.checkpoints import read_adapter, write_json
-from vl3ref.checkpoints.adapters import adapter_names, inject, plain_name, write_adapter
+from vl3ref.checkpoints.adapter_files import write_adapter
+from vl3ref.checkpoints.adapters import adapter_names, inject, plain_name
 from vl3ref.checkpoints.layouts import module_of
 from vl3ref.errors import InputError, TrainingError, quoted
 from vl3ref.files import new_folder
