@@ -248,13 +248,13 @@ def test_markdown_and_json_say_what_the_rows_say() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--questions", "0"], "--questions should be at least 1, not 0"),
+        (["--questions", "0"], "--questions should be at least 1 and at most 1,000,000, not 0"),
         (["--seed", "-1"], "--seed should be at least 0, not -1"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
-        (["--device", "abacus"], "device abacus cannot be used"),
-        (["--json", "nowhere/a.json"], "nowhere/a.json cannot be written"),
-        (["--markdown", "nowhere/a.md"], "nowhere/a.md cannot be written"),
-        (["--json", "."], ". cannot be written"),
+        (["--model", "nowhere"], "'nowhere' is not a folder"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--json", "nowhere/a.json"], "'nowhere/a.json' cannot be written"),
+        (["--markdown", "nowhere/a.md"], "'nowhere/a.md' cannot be written"),
+        (["--json", "."], "'.' cannot be written"),
         (["--change", "nowhere.py:f"], "nowhere.py"),
     ],
 )
@@ -268,7 +268,7 @@ def test_what_eval_cannot_do_is_one_line(
 
 
 def test_an_unknown_world(vl3ref_main: Main) -> None:
-    assert "'mars' is not" in " ".join(vl3ref_main("eval", "mars", rc=2)[1].split())
+    assert "'mars' should be .json (a list) or .jsonl" in " ".join(vl3ref_main("eval", "mars", rc=2)[1].split())
     assert "Missing argument" in vl3ref_main("eval", rc=2)[1]
 
 
