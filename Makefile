@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # process, which makes their fixtures once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-explore test-torch test-cuda fuzz soak bench lint docs clean
+.PHONY: demo test test-slow test-explore test-torch test-cuda fuzz fuzz-guided soak bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -46,6 +46,11 @@ test-cuda:
 SECONDS ?= 3600
 fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzz --seconds $(SECONDS) --seed $$(date +%s)
+
+# The same for our own code alone, guided by what it covers; on Linux.
+fuzz-guided: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.guided build/corpus -max_total_time=$(SECONDS)
 
 # Many requests, threads, interrupts and kills: about an hour. Its short version is a test.
 soak: $(VENV)/.installed-test

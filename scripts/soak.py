@@ -44,6 +44,9 @@ STARTED = 0.15
 MOMENTS = 20
 """At which each of five commands is interrupted."""
 
+KILLING = 300.0
+"""Seconds for which conversions are killed, and as many again for runs of training."""
+
 Result = tuple[bool, str]
 """Whether it went well, and what there is to tell."""
 
@@ -236,7 +239,7 @@ def half_written(command: str, out: Path) -> list[str]:
 
 def kills(quick: bool) -> Result:
     """A run that is killed at random moments and resumed has the weights of one that was not; so does a conversion."""
-    seconds, count = (0.0 if quick else 300.0), Counter[str]()
+    seconds, count = (0.0 if quick else KILLING), Counter[str]()
     chance, failures = random.Random(0), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

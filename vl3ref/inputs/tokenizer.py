@@ -61,9 +61,9 @@ class Tokenizer:
                 return cls(Backend.from_buffer(read_bytes(folder / "tokenizer.json", CheckpointError, MOST_JSON)))
             if (folder / "merges.txt").exists():
                 return cls(_from_merges(folder))
-        except CheckpointError:
+        except (CheckpointError, KeyboardInterrupt):
             raise
-        except Exception as error:  # the Rust library raises bare Exceptions
+        except BaseException as error:  # the Rust library raises bare Exceptions, and its panics are not even those
             raise CheckpointError(f"the tokenizer in {folder} cannot be read: {str(error)[:200]}") from None
         raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
 
