@@ -24,7 +24,7 @@ from vl3ref.checkpoints.loading import load_model, load_processor, saved_tensors
 from vl3ref.checkpoints.parts import DECODER_TYPES, write_decoder, write_vision
 from vl3ref.checkpoints.tensor_files import write_tensors
 from vl3ref.config import Layout, ModelConfig
-from vl3ref.errors import ChangeError, CheckpointError
+from vl3ref.errors import ChangeError, CheckpointError, quoted
 from vl3ref.files import listed, new_folder
 from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.processor import Processor
@@ -74,6 +74,10 @@ def save_model(
         ConfigError, ChangeError, CheckpointError: as in `check_saveable`; or the folder cannot be written.
     """
     check_saveable(model, layout)
+    if not isinstance(folder, str | Path):
+        raise CheckpointError(f"a checkpoint's folder should be a path, not {quoted(folder)}")
+    if processor is not None and not isinstance(processor, Processor):
+        raise CheckpointError(f"processor should be the model's Processor, not {quoted(processor)}")
     folder = Path(folder).absolute()
     with new_folder(folder, CheckpointError, OWN_FILES) as staging:
         write_model(model, staging, layout, max_shard_bytes, processor)
