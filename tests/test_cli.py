@@ -39,7 +39,11 @@ def load_once(monkeypatch, loaded):
     monkeypatch.setattr(
         vl3ref,
         "load",
-        lambda folder, *options: loaded if (folder, *options) == (TINY, None, None) else load(folder, *options),
+        lambda folder, *options, **named: (
+            loaded
+            if (folder, *options) == (TINY, None, None) and not any(named.values())
+            else load(folder, *options, **named)
+        ),
     )
 
 
@@ -63,7 +67,7 @@ def test_ask_prints_the_answer_alone(vl3ref_main, loaded, files):
 
 def test_a_named_folder_brings_no_note(vl3ref_main):
     _, err = vl3ref_main("ask", "Hello", "--model", TINY, *FEW)
-    assert "note" not in err
+    assert "model in the box" not in err
 
 
 def test_ask_json(vl3ref_main, loaded):
@@ -464,7 +468,7 @@ def test_convert(vl3ref_main, tmp_path, monkeypatch):
     monkeypatch.setattr("vl3ref.checkpoints.convert", lambda *arguments: called.append(arguments))
     target = tmp_path / "new"
     assert vl3ref_main("convert", TINY, target, "--to", "hf") == ("", f"wrote {target}\n")
-    assert called == [(str(TINY), target, "hf")]
+    assert called == [(str(TINY), target, "hf", {})]
     assert "--to" in vl3ref_main("convert", TINY, target, "--to", "gguf", rc=2)[1]
 
     def refuse(*_):

@@ -51,7 +51,7 @@ def ask(
         say_json(_report(chat, inputs, options, "".join(pieces), clock))
     else:
         say("")
-    _note_ending(chat, "".join(pieces))
+        _note_ending(chat, "".join(pieces))
 
 
 @with_options(AnswerOptions)
