@@ -1,6 +1,7 @@
 """The Python of docs/recipes runs as it stands."""
 
 import re
+import runpy
 import shutil
 from typing import Any
 
@@ -43,3 +44,17 @@ def test_lora(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     run("lora.md")
     assert (tmp_path / "merged" / "model.safetensors").exists()
     assert (tmp_path / "cats-hf" / "adapter_model.safetensors").exists()
+
+
+def test_finetune(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """On the first of the made-up samples."""
+    monkeypatch.chdir(tmp_path)
+    script = runpy.run_path(str(ROOT / "scripts" / "make_finetune_set.py"))
+    script["main"](tmp_path / "runs" / "toys", old=1)
+    for name in ("train", "test"):
+        path = tmp_path / "runs" / "toys" / f"{name}.jsonl"
+        lines = path.read_text().splitlines()
+        assert len(lines) == {"train": 200, "test": 50}[name]
+        path.write_text("\n".join(lines[:2]))
+    names = run("finetune.md")
+    assert len(names["result"].answers) == 2 and names["good"]("A Wug.", "wug", {})
