@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
@@ -14,7 +15,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 
 import vl3ref
 from tests.helpers import GOLDENS, ROOT, room_for
-from vl3ref import CheckpointError
+from vl3ref import CheckpointError, ConfigError
 from vl3ref.checkpoints import check_saveable, convert, read_config, save
 from vl3ref.checkpoints import hf as hf_layout
 
@@ -218,3 +219,22 @@ def test_a_full_disk_leaves_no_target(room: int, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="hf cannot be written: File too large; make room"), room_for(room):
         convert(GOLDENS / "official-tiny", tmp_path / "hf", "hf")
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("layout", ["official", "hf"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("image_mean", [0.48, 0.46, 0.41]), ("image_std", 0.25), ("rescale_factor", 1), ("resample", 2)),
+        *(("do_normalize", False), ("image_mean", "grey"), ("image_std", [0.5, 0.5])),
+    ],
+)
+def test_pixels_prepared_in_another_way_are_refused(layout: str, key: str, value: Any, tmp_path: Path) -> None:
+    model, processor = vl3ref.load("vl3-tiny", "cpu")
+    folder = vl3ref.save(model, processor, tmp_path / "model", layout)
+    path = folder / ("preprocessor_config.json" if layout == "official" else "processor_config.json")
+    settings = json.loads(path.read_text())
+    (settings if layout == "official" else settings["video_processor"])[key] = value
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=f"{key} is .* pixels are prepared with"):
+        vl3ref.load_processor(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vl3ref.checkpoints import parts
-from vl3ref.checkpoints.official import NORMALISATION
+from vl3ref.checkpoints.official import NORMALISATION, check_normalisation
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
 from vl3ref.errors import ConfigError
@@ -101,6 +101,8 @@ def read_processor(folder: Path) -> dict[str, Any]:
     since the sizes follow the official rule.
     """
     image, video = _processor_sections(folder)
+    for section in (image, video):
+        check_normalisation(section)
     size = image.section("size") if image.get("size") else Section({}, image.where)
     unit = (image.size("patch_size", 14) * image.size("merge_size", 1)) ** 2
     found = {

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vl3ref.checkpoints import parts
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import ModelConfig
@@ -71,6 +73,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     """The fields of ProcessorConfig that the folder's files give."""
     sampling = read_json_if_there(folder / "processor_config.json", ConfigError)
     sizes = read_json_if_there(folder / "preprocessor_config.json", ConfigError)
+    check_normalisation(Section(sizes, str(folder / "preprocessor_config.json")))
     return {
         **{key: sampling[key] for key in SAMPLING if key in sampling},
         **{key: sizes[key] for key in BUDGET if sizes.get(key) is not None},
@@ -94,7 +97,7 @@ def write_processor(config: ProcessorConfig, model: ModelConfig) -> dict[str, di
     }
 
 
-NORMALISATION = {
+NORMALISATION: dict[str, Any] = {
     "do_convert_rgb": True,
     "do_normalize": True,
     "do_rescale": True,
@@ -105,6 +108,21 @@ NORMALISATION = {
     "rescale_factor": 1 / 255,
 }
 """What happens to pixels, the same in both layouts. `resample` 3 is Pillow's bicubic."""
+
+
+def check_normalisation(settings: Section) -> None:
+    """
+    Raises:
+        ConfigError: pixels were prepared in another way when the model was trained; answers would be wrong.
+    """
+    for key, ours in NORMALISATION.items():
+        given = ours if settings.get(key) is None else settings.get(key)
+        try:
+            same = bool(np.allclose(np.broadcast_to(given, np.shape(ours)), ours, rtol=1e-3))
+        except (TypeError, ValueError, OverflowError):  # text, a list of another length, 400 digits
+            same = False
+        if not same:
+            raise ConfigError(f"{settings.where}: {key} is {quoted(given)}, and pixels are prepared with {ours} alone")
 
 
 def _projector_depth(raw: Section) -> int:
