@@ -29,15 +29,16 @@ from vl3ref.training.trainer import Plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes" / "finetune.md"
-ADAPTERS = LoRA(r=16, alpha=16, dropout=0, targets="both")
+NARROW, WIDE = (LoRA(r, r, dropout=0, targets="both") for r in (16, 64))
 ROWS: dict[str, tuple[float, LoRA | None, bool]] = {
     "full, 1e-5": (1e-5, None, False),
     "full, 1e-4": (1e-4, None, False),
     "full, 5e-4": (5e-4, None, False),
     "full, 5e-4, old data mixed in": (5e-4, None, True),
-    "LoRA, 5e-4": (5e-4, ADAPTERS, False),
-    "LoRA, 2e-3": (2e-3, ADAPTERS, False),
-    "LoRA, 2e-3, old data mixed in": (2e-3, ADAPTERS, True),
+    "LoRA r=16, 2e-3": (2e-3, NARROW, False),
+    "LoRA r=16, 2e-3, old data mixed in": (2e-3, NARROW, True),
+    "LoRA r=64, 2e-3": (2e-3, WIDE, False),
+    "LoRA r=64, 2e-3, old data mixed in": (2e-3, WIDE, True),
 }
 """Name -> learning rate of all parts, LoRA or all weights, and whether old.jsonl is trained on as well."""
 
@@ -58,7 +59,8 @@ def main(folder: Path, model: str) -> None:
             print(name, rows[name], flush=True)
     page = PAGE.read_text(encoding="utf-8")
     cut = re.compile("(<!-- table -->\n).*(<!-- end -->)", re.DOTALL)
-    PAGE.write_text(cut.sub(lambda marks: marks[1] + table(rows) + marks[2], page), encoding="utf-8")
+    shown = {name: rows[name] for name in ["before", *ROWS]}
+    PAGE.write_text(cut.sub(lambda marks: marks[1] + table(shown) + marks[2], page), encoding="utf-8")
 
 
 def row(name: str, folder: Path, data: Path, model: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 python scripts/pruner_table.py [QUESTIONS] [FOLDER] [MODEL]        default: 300 of each skill, docs/results, vl3-tiny
 
-Writes pruners.md (the table), pruners.json, pruners.png (the plot) and pruners-NAME.png (frames) into the folder.
+Writes pruners.md (the table), pruners.json, pruners.png (the plot) and pruners-NAME.jpg (frames) into the folder.
 """
 
 import json
@@ -52,7 +52,10 @@ def table(rows: Rows, questions: int, name: str) -> str:
     lines = [
         f"# Pruners side by side\n\n{name} on the small world's skills of time, {questions} questions of each, exact "
         "match. Tokens are visual tokens per question that reach the decoder, on average. A bare name has the paper's "
-        "number; `=0.25` is that rule with a budget of a quarter. Made by `python scripts/pruner_table.py`.\n",
+        "number; `=0.25` is that rule with a budget of a quarter.\n\n"
+        f"Made by `python scripts/pruner_table.py {questions}`. "
+        "The model was trained with DiffFP, which a comparison on it favours; `all` shows what it makes of tokens that "
+        "its training dropped.\n",
         f"| {' | '.join(headings)} |",
         f"|---{'|---:' * (len(headings) - 1)}|",
     ]
@@ -60,7 +63,14 @@ def table(rows: Rows, questions: int, name: str) -> str:
         share = row["tokens"] / rows["all"]["tokens"]
         skills = " | ".join(f"{row[skill]:.1%}" for skill in TIME_SKILLS)
         lines.append(f"| `{pruner}` | {row['tokens']:.1f} | {share:.0%} | {row['all']:.1%} | {skills} |")
-    return "\n".join(lines) + "\n\n![accuracy against visual tokens](pruners.png)\n"
+    lines += [
+        "",
+        "![accuracy against visual tokens](pruners.png)",
+        "",
+        "A third of bunny.mp4's tokens, as each keeps them:",
+    ]
+    lines += [f"\n`{rule}`\n\n![kept by {rule}](pruners-{rule}-33.jpg)" for rule in RULES]
+    return "\n".join(lines) + "\n"
 
 
 def plot(rows: Rows, path: Path) -> None:
@@ -85,7 +95,7 @@ def show_frames(model: VideoLLaMA3, processor: Processor, folder: Path) -> None:
     for rule in RULES:
         for pruner in (rule, f"{rule}=0.33"):
             [seen] = visuals_of(inputs, model.splice(inputs, read_pruner(pruner, model)).keep_mask)
-            contact_sheet(seen).save(folder / f"pruners-{pruner.replace('=0.', '-')}.png")
+            contact_sheet(seen).save(folder / f"pruners-{pruner.replace('=0.', '-')}.jpg", quality=80)
             print(f"{pruner}: {seen.kept} of {seen.tokens} tokens of bunny.mp4", flush=True)
 
 
