@@ -68,11 +68,11 @@ def _lines(rng: np.random.Generator, easy: bool) -> Example:
     questions = []
     for colour, course in lines.items():
         questions.append(Question("course", course, courses, {"colour": colour}))
-        questions.append(Question("line", colour, colours, {"course": course}))
-    absent = [
-        Question("course", NONE, [], {"colour": pick(rng, [x for x in COLOURS if x not in lines])}),
-        Question("line", NONE, [], {"course": pick(rng, [x for x in COURSES if x not in courses])}),
-    ]
+        if not any(course in other for other in courses if other != course):
+            questions.append(Question("line", colour, colours, {"course": course}))
+    absent = [Question("course", NONE, [], {"colour": pick(rng, [x for x in COLOURS if x not in lines])})]
+    if unseen := [x for x in COURSES if not any(x in course for course in courses)]:  # what turns rises and falls, too
+        absent.append(Question("line", NONE, [], {"course": pick(rng, unseen)}))
     told = [f"{with_article(f'{colour} line')} that {course}" for colour, course in lines.items()]
     text = "; ".join(f"line {colour} {course}" for colour, course in lines.items())
     return Example([canvas.frame()], questions, absent, picture_caption(sentence(listed(told)), number), [text])

@@ -201,7 +201,8 @@ def _change(rng: np.random.Generator, easy: bool) -> Example:
         questions += [
             Question("when", _at(second), [_at(s) for s in seconds], _event(called, event)) for called in _called(name)
         ]
-    absent = [Question("happens", NONE, [], {"thing": name}) for name in _absent_things(rng, [*names, *bystanders])]
+    shown = {str(thing) for frame in frames for thing in frame.values()}
+    absent = [Question("happens", NONE, [], {"thing": name}) for name in _absent_things(rng, sorted(shown))]
     unseen = [event for event in ("appears", "disappears", "moves") if f"it {event}" not in happened]
     absent.append(Question("what changes", NONE, [], {"event_s": pick(rng, unseen)}))
     told = zip(names, events, seconds, strict=True)

@@ -60,12 +60,14 @@ def _text(rng: np.random.Generator, easy: bool) -> str:
 def _read(rng: np.random.Generator, frame: np.ndarray, texts: Sequence[str], inks: Sequence[str]) -> Example:
     questions = []
     if len(texts) == 1:
-        questions += [Question("text", texts[0], texts), Question("ink", inks[0], inks)]
+        about = {"sort": "number" if texts[0].isdigit() else "word"}
+        questions += [Question("text", texts[0], texts, about), Question("ink", inks[0], inks, about)]
     for text, ink in zip(texts, inks, strict=True):
-        questions.append(Question("text in ink", text, texts, {"colour": ink}))
+        about = {"colour": ink, "sort": "number" if text.isdigit() else "word"}
+        questions.append(Question("text in ink", text, texts, about))
         questions.append(Question("ink of text", ink, inks, {"text": text}))
     absent = [
-        Question("text in ink", NONE, [], {"colour": pick(rng, [x for x in INKS if x not in inks])}),
+        Question("text in ink", NONE, [], {"colour": pick(rng, [x for x in INKS if x not in inks]), "sort": "word"}),
         Question("ink of text", NONE, [], {"text": pick(rng, [x for x in WORDS if x not in texts])}),
     ]
     quoted = [f'"{text}"' for text in texts]
@@ -103,7 +105,7 @@ def document(rng: np.random.Generator, easy: bool = False) -> Example:
     if receipt:
         questions += [Question("goods", key, [key for key, _ in given], {"value": value}) for key, value in given]
     keys = [key for key, _ in lines]
-    unknown = [x for x in (GOODS if receipt else ("name", "age", "town", "street", "number")) if x not in keys]
+    unknown = [x for x in (GOODS if receipt else ("name", "age", "town", "street", "job")) if x not in keys]
     absent = [Question(kind, NONE, [], {"key": pick(rng, unknown)})]
     absent += [Question(kind, NONE, [], {"key": key}) for key, value in lines if not value]
     listing = ", ".join(keys)

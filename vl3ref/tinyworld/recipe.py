@@ -111,9 +111,12 @@ def train_tiny(
     Raises:
         TrainingError: the folder holds a run already, and `resume` is False.
     """
-    if not resume and any(latest_checkpoint(folder / phase.name) for phase in phases):
+    begun = [checkpoint for phase in phases if (checkpoint := latest_checkpoint(folder / phase.name))]
+    if begun and not resume:
         raise TrainingError(f"{folder} holds a run already; give --resume to continue it, or another folder")
-    tokenizer = Tokenizer(tiny_tokenizer())
+    written = [checkpoint for checkpoint in begun if (checkpoint / "tokenizer.json").exists()]
+    # A run keeps its tokens even if what the world says, and with it the tokenizer made from it, has changed since.
+    tokenizer = Tokenizer.from_folder(written[0]) if written else Tokenizer(tiny_tokenizer())
     config = tiny_config(tokenizer.backend)
     processor = Processor(tokenizer, ProcessorConfig(config.image_token_id, config.video_token_id, **PROCESSOR))
     model = random_model(config, deviation=None)

@@ -121,7 +121,9 @@ def choose_questions(rng: np.random.Generator, example: Example, turns: int) -> 
     said: set[str] = set()
     while len(chosen) < turns and left:
         if example.absent and rng.random() < 0.06:
-            chosen.append(pick(rng, example.absent))
+            question = pick(rng, example.absent)
+            if question not in chosen:
+                chosen.append(question)
             continue
         kind = pick(rng, list(left))
         questions = shuffle(rng, left.pop(kind))
@@ -135,7 +137,8 @@ def choose_questions(rng: np.random.Generator, example: Example, turns: int) -> 
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall("[a-z]{3,}|[0-9]+", text.lower())) - COMMON_WORDS
+    words = set(re.findall("[a-z]{3,}|[0-9]+", text.lower())) - COMMON_WORDS
+    return words | {word.removesuffix("s").removesuffix("e") for word in words}  # one or several
 
 
 def as_typed(rng: np.random.Generator, wording: str) -> str:

@@ -120,10 +120,17 @@ def _identity_questions(board: Board) -> list[Question]:
             questions.append(Question("colour of shape", thing.colour, colours, {"shape": thing.shape}))
         if colours.count(thing.colour) == 1:
             questions.append(Question("shape of colour", thing.shape, shapes, {"colour": thing.colour}))
-        place = {"place": board.place(cell)}
-        questions.append(Question("colour at place", thing.colour, colours, place))
-        questions.append(Question("shape at place", thing.shape, shapes, place))
+        if _alone_at(board, cell):
+            place = {"place": board.place(cell)}
+            questions.append(Question("colour at place", thing.colour, colours, place))
+            questions.append(Question("shape at place", thing.shape, shapes, place))
     return questions
+
+
+def _alone_at(board: Board, cell: Cell) -> bool:
+    """Whether nothing else is where a cell is: what lies at the top left lies at the top, too."""
+    place = board.place(cell)
+    return not any(place in board.place(other) for other in board.things if other != cell)
 
 
 def _count_questions(rng: np.random.Generator, board: Board) -> list[Question]:
@@ -131,13 +138,13 @@ def _count_questions(rng: np.random.Generator, board: Board) -> list[Question]:
     things = list(board.things.values())
     shape = pick(rng, [thing.shape for thing in things] if rng.random() < 0.85 else SHAPES)
     colour = pick(rng, [thing.colour for thing in things] if rng.random() < 0.85 else list(COLOURS))
-    choices = [str(n + 1) for n in range(len(things))]
+    numbers = [str(n) for n in range(len(things) + 1)]
     plural = "crosses" if shape == "cross" else f"{shape}s"
     same_shape, same_colour = sum(x.shape == shape for x in things), sum(x.colour == colour for x in things)
     return [
-        Question("count all", str(len(things)), choices),
-        Question("count shape", str(same_shape), choices, {"shapes": plural}),
-        Question("count colour", str(same_colour), choices, {"colour": colour}),
+        Question("count all", str(len(things)), numbers[1:]),
+        Question("count shape", str(same_shape), numbers, {"shapes": plural}),
+        Question("count colour", str(same_colour), numbers, {"colour": colour}),
     ]
 
 
@@ -170,6 +177,11 @@ def _lies(cell: Cell, step: tuple[int, int], other: Cell) -> bool:
     return (down == dy == 0 and dx * across > 0) or (across == dx == 0 and dy * down > 0)
 
 
+def _beyond(cell: Cell, step: tuple[int, int], other: Cell) -> bool:
+    """Whether a cell lies on one side of another, in whichever row or column."""
+    return (cell[0] - other[0]) * step[0] + (cell[1] - other[1]) * step[1] > 0
+
+
 def _both_axes(cells: Mapping[Cell, str]) -> bool:
     """Whether there are things beside and things above each other: the axis alone does not give the answer away."""
     return len({x for x, _ in cells}) < len(cells) and len({y for _, y in cells}) < len(cells)
@@ -195,16 +207,16 @@ def _absent(rng: np.random.Generator, board: Board) -> list[Question]:
         Question("place of thing", NONE, [], {"thing": thing}),
         Question("place of thing", NONE, [], {"thing": shape}),
     ]
-    if free := [cell for cell in board.cells if cell not in board.things]:
+    if free := [cell for cell in board.cells if cell not in board.things and _alone_at(board, cell)]:
         place = {"place": board.place(pick(rng, free))}
         questions += [Question("colour at place", NONE, [], place), Question("shape at place", NONE, [], place)]
     edges = [
         {"side": "to the " * (side[0] in "lr") + side, "other": name}
         for cell, name in board.names.items()
         for step, side in SIDES.items()
-        if names.count(name) == 1 and not any(_lies(other, step, cell) for other in board.things)
+        if names.count(name) == 1 and not any(_beyond(other, step, cell) for other in board.things)
     ]
-    return [*questions, *(Question("neighbour", NONE, [], about) for about in edges[:2])]
+    return [*questions, *(Question("neighbour", NONE, [], about) for about in shuffle(rng, edges)[:2])]
 
 
 def _all_things() -> list[str]:

@@ -11,7 +11,7 @@ from itertools import product
 
 ABSENT_NOUNS = (  # noqa: SIM905 (as a list, each word would take a line)
     "cat dog bird fish horse cow car bus train boat plane house tree flower person man woman child table chair book "
-    "phone bottle hat shoe sun moon cloud apple banana heart arrow diamond letter clock door window ball key lamp"
+    "phone bottle hat shoe sun moon cloud apple banana heart arrow diamond letter clock door window fork key lamp"
 ).split()
 """What the small world never shows."""
 
@@ -146,28 +146,28 @@ WORDINGS: Mapping[str, Kind] = {
         "reading",
         """What [is written|do you read] here?
         What [does the sign say|does it say]?
-        Read the [sign|text|word|number].
-        What is the [text|word|number]?
-        Which [word|number] do you see?""",
+        Read the [sign|text|{sort}].
+        What is the [text|{sort}]?
+        Which {sort} do you see?""",
         """What is written on the sign?
         What does the text say?
-        Which [word|number] is written here?""",
+        Which {sort} is written here?""",
     ),
     "text in ink": _kind(
         "reading",
         """What is written in {colour}?
-        Read the {colour} [text|word|number].
+        Read the {colour} [text|{sort}].
         What does the {colour} [text|sign] say?""",
         """What do you read in {colour}?
         What is the {colour} text?""",
     ),
     "ink": _kind(
         "colour",
-        """What colour is the [text|word|number]?
+        """What colour is the [text|{sort}]?
         Which colour does the text have?
         [Tell me|Name] the colour of the text.""",
         """What is the colour of the text?
-        Which colour is the [text|word|number]?""",
+        Which colour is the [text|{sort}]?""",
     ),
     "ink of text": _kind(
         "colour",
