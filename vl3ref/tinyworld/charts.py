@@ -47,7 +47,7 @@ def _bars(rng: np.random.Generator, easy: bool) -> Example:
     ]
     number = ("two", "three", "four", "five")[len(bars) - 2]
     caption = picture_caption(f"A chart with {number} bars.", len(bars))
-    text = "bars: " + ", ".join(f"{colour} {value}" for colour, value in bars.items())
+    text = "bars: " + ", ".join(f"{{{colour}|{value}}}" for colour, value in bars.items())
     return Example([canvas.frame()], questions, absent, caption, [text])
 
 
@@ -74,7 +74,7 @@ def _lines(rng: np.random.Generator, easy: bool) -> Example:
     if unseen := [x for x in COURSES if not any(x in course for course in courses)]:  # what turns rises and falls, too
         absent.append(Question("line", NONE, [], {"course": pick(rng, unseen)}))
     told = [f"{with_article(f'{colour} line')} that {course}" for colour, course in lines.items()]
-    text = "; ".join(f"line {colour} {course}" for colour, course in lines.items())
+    text = "; ".join(f"line {{{colour}|{course}}}" for colour, course in lines.items())
     return Example([canvas.frame()], questions, absent, picture_caption(sentence(listed(told)), number), [text])
 
 

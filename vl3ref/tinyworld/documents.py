@@ -74,7 +74,7 @@ def _read(rng: np.random.Generator, frame: np.ndarray, texts: Sequence[str], ink
     caption = picture_caption(
         f"{'A sign says' if len(texts) == 1 else 'Two signs say'} {' and '.join(quoted)}.", len(texts)
     )
-    shown = "; ".join(f"sign {text}, {ink}" for text, ink in zip(quoted, inks, strict=True))
+    shown = "; ".join(f"sign {{{text},|{ink}}}" for text, ink in zip(quoted, inks, strict=True))
     return Example([frame], questions, absent, caption, [shown])
 
 
@@ -110,4 +110,4 @@ def document(rng: np.random.Generator, easy: bool = False) -> Example:
     absent += [Question(kind, NONE, [], {"key": key}) for key, value in lines if not value]
     listing = ", ".join(keys)
     caption = picture_caption(f"A receipt for {listing}." if receipt else f"A form with {listing}.", len(lines))
-    return Example([canvas.frame()], questions, absent, caption, ["; ".join(f"{k} {v}".strip() for k, v in lines)])
+    return Example([canvas.frame()], questions, absent, caption, ["; ".join(f"{{{k}|{v}}}" if v else k for k, v in lines)])

@@ -1,5 +1,6 @@
 """A picture or clip of the small world, and the questions that can be asked about it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -46,6 +47,10 @@ class Question:
         return [wording.format(**self.about) for wording in (kind.held_out if held_out else kind.training)]
 
 
+PAIR = re.compile(r"\{(.*?)\|(.*?)\}")
+"""{red|circle} in a text: two things said of one place, which can be said in either order."""
+
+
 @dataclass(frozen=True)
 class Example:
     """A picture or clip with all its questions.
@@ -55,7 +60,8 @@ class Example:
         questions: about details of what is shown.
         absent: about what is not shown; the answer is `NONE`.
         caption: asks for a description.
-        texts: what each frame shows, cell by cell. A decoder that cannot see yet learns from these.
+        texts: what each frame shows, cell by cell, with pairs as in `PAIR`. A decoder that cannot see yet learns from
+            these.
         times: seconds of a clip's frames; None for a picture.
     """
 
@@ -66,11 +72,16 @@ class Example:
     texts: list[str]
     times: list[float] | None = None
 
-    def as_text(self) -> str:
+    def frame_as_text(self, frame: int, turned: bool = False) -> str:
+        """What a frame shows: "red circle", or "circle red" if `turned`."""
+        return PAIR.sub(r"\2 \1" if turned else r"\1 \2", self.texts[frame])
+
+    def as_text(self, turned: bool = False) -> str:
         """All frames as text. A clip's frames come with their times, and one like the frame before it is "same"."""
+        texts = [self.frame_as_text(frame, turned) for frame in range(len(self.texts))]
         if self.times is None:
-            return self.texts[0]
-        texts = [text if n == 0 or text != self.texts[n - 1] else "same" for n, text in enumerate(self.texts)]
+            return texts[0]
+        texts = [text if n == 0 or text != texts[n - 1] else "same" for n, text in enumerate(texts)]
         return ",".join(f"Time {time}s:{text}" for time, text in zip(self.times, texts, strict=True))
 
     def inventory(self) -> Question:

@@ -46,6 +46,7 @@ class Phase:
         easy: share of the samples with few things in them.
         steps: of `batch_size` samples each.
         described: shares of inventories and of descriptions.
+        turns: most questions about one picture.
         system: share of the conversations that begin with the system prompt, a quarter of a short one's tokens.
     """
 
@@ -57,23 +58,25 @@ class Phase:
     batch_size: int = 32
     described: tuple[float, float] = (0.1, 0.1)
     system: float = 0.25
+    turns: int = 4
 
     @property
     def name(self) -> str:
         return self.stage.name
 
 
-TEXT = Stage("text", 8e-4, None, None, 1, 2, True, "the decoder learns to answer questions about text", added_lr=8e-4)
+TEXT = Stage("text", 1e-3, None, None, 1, 2, True, "the decoder learns to answer questions about text", added_lr=1e-3)
 SIGLIP = Stage("siglip", None, None, 1e-3, 1, 2, True, "the encoder learns which text belongs to which picture")
 NONE: Mapping[str, int | float] = {}
 ALL = dict.fromkeys(MAKERS, 1.0)
 HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
+TO_READ = {"scene": 7, "sign": 1, "document": 2, "chart": 2, "clip": 4}
 TO_READ_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
 ALL_KINDS = {"scene": 5, "sign": 4, "label": 1, "document": 3, "chart": 2, "clip": 11}
 LAST = {"scene": 4, "sign": 3, "document": 2, "chart": 2, "clip": 11}
 
 PHASES = (
-    Phase(TEXT, HALF_CLIPS, as_text=ALL, easy=0.5, steps=1500),
+    Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=5000, described=(0.25, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
     Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=800, described=(0.4, 0.1)),
     Phase(TINY[1], {**TO_READ_FIRST, "clip": 3}, as_text={"clip": 1.0}, easy=0.3, steps=4000, described=(0.3, 0.1)),
@@ -127,6 +130,7 @@ def train_tiny(
         world = TinyWorld(
             seed,
             phase.mixture,
+            turns=phase.turns,
             as_text=phase.as_text,
             easy=phase.easy,
             described=phase.described,

@@ -86,7 +86,9 @@ class TinyWorld:
         else:
             asked = choose_questions(rng, example, self.turns)
         worded = [(question, as_typed(rng, pick(rng, question.wordings()))) for question in asked]
-        return annotation(example, worded, as_text, system=bool(rng.random() < self.system))
+        # One order alone would be learned one way: a decoder finds what follows a word long before what precedes it.
+        turned, system = bool(rng.random() < 0.5), bool(rng.random() < self.system)
+        return annotation(example, worded, as_text, turned, system)
 
     def conversation(self, index: int) -> list[dict[str, Any]]:
         return to_conversation(self[index])
@@ -98,7 +100,7 @@ class TinyWorld:
         """A picture or one frame of a clip, and what it shows as text."""
         rng, _, example = self._example(index)
         number = int(rng.integers(len(example.frames)))
-        return example.frames[number], example.texts[number]
+        return example.frames[number], example.frame_as_text(number)
 
     def _example(self, index: int) -> tuple[np.random.Generator, str, Example]:
         rng = np.random.default_rng([self.seed, index])
@@ -153,16 +155,21 @@ def as_typed(rng: np.random.Generator, wording: str) -> str:
 
 
 def annotation(
-    example: Example, questions: Sequence[tuple[Question, str]], as_text: bool = False, system: bool = True
+    example: Example,
+    questions: Sequence[tuple[Question, str]],
+    as_text: bool = False,
+    turned: bool = False,
+    system: bool = True,
 ) -> dict[str, Any]:
     """A sample in the official format. Pictures and clips are arrays; a clip's seconds are its "timestamps".
 
     Args:
+        as_text: show text instead of pixels; `turned`: with its pairs in the other order ("circle red").
         system: whether the conversation begins with the system prompt; an empty one takes its place.
     """
     sample: dict[str, Any] = {}
     if as_text:
-        front = f"{example.as_text()}\n"
+        front = f"{example.as_text(turned)}\n"
     elif example.times is None:
         sample["image"], front = [example.frames[0]], "<image>\n"
     else:

@@ -83,8 +83,8 @@ def new_board(rng: np.random.Generator, sizes: Sequence[tuple[int, int]]) -> Boa
 
 
 def board_text(board: Board, things: Mapping[Cell, Thing]) -> str:
-    """What each cell holds, as text: "red circle, empty; empty, blue star"."""
-    cells = [str(things.get(cell, "empty")) for cell in board.cells]
+    """What each cell holds, as text: "{red|circle}, empty; empty, {blue|star}"."""
+    cells = [f"{{{x.colour}|{x.shape}}}" if (x := things.get(cell)) else "empty" for cell in board.cells]
     rows = [cells[start : start + board.columns] for start in range(0, len(cells), board.columns)]
     return "; ".join(", ".join(row) for row in rows)
 
