@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 RGB: TypeAlias = tuple[int, int, int]
 Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
-Point: TypeAlias = tuple[float, float]
+Number: TypeAlias = int | float
+Point: TypeAlias = tuple[Number, Number]
 
 COLOURS: dict[str, RGB] = {
     "red": (220, 40, 40),
@@ -84,15 +85,15 @@ class Canvas:
     def polygon(self, corners: Sequence[Point], fill: RGB, edge: RGB | None = None) -> None:
         self.pen.polygon(self._scaled(corners), fill=fill, outline=edge, width=self.SCALE)
 
-    def rectangle(self, box: Sequence[float], fill: RGB, edge: RGB | None = None) -> None:
+    def rectangle(self, box: Sequence[Number], fill: RGB, edge: RGB | None = None) -> None:
         (left, top), (right, bottom) = self._scaled([(box[0], box[1]), (box[2], box[3])])
         self.pen.rectangle([left, top, right, bottom], fill=fill, outline=edge, width=self.SCALE)
 
-    def circle(self, centre: Point, radius: float, fill: RGB | None, edge: RGB | None, width: float) -> None:
+    def circle(self, centre: Point, radius: Number, fill: RGB | None, edge: RGB | None, width: Number) -> None:
         (x, y), r = self._scaled([centre])[0], radius * self.SCALE
         self.pen.ellipse([x - r, y - r, x + r, y + r], fill, edge, max(1, round(width * self.SCALE)))
 
-    def line(self, points: Sequence[Point], colour: RGB, width: float = 1) -> None:
+    def line(self, points: Sequence[Point], colour: RGB, width: Number = 1) -> None:
         self.pen.line(self._scaled(points), colour, max(1, round(width * self.SCALE)), joint="curve")
 
     def text(self, at: Point, text: str, font: str | None, size: float, anchor: str, colour: RGB) -> None:
@@ -162,7 +163,7 @@ def _outline(shape: str, stroke: float) -> np.ndarray:
             return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def draw_sheet(canvas: Canvas, box: Sequence[float], paper: RGB = PAPER) -> None:
+def draw_sheet(canvas: Canvas, box: Sequence[Number], paper: RGB = PAPER) -> None:
     """Paper with a grey edge, from (left, top) to (right, bottom)."""
     canvas.rectangle(box, paper, (120, 120, 120))
 

@@ -25,7 +25,7 @@ Cell: TypeAlias = tuple[int, int]
 
 BOARDS = ((2, 2), (3, 2), (2, 3), (3, 3))
 """Columns and rows."""
-CELL = 28
+CELL = 28.0
 """Side in pixels of the smallest cell. At merge size 2 it is one visual token."""
 SIDES = {(-1, 0): "left of", (1, 0): "right of", (0, -1): "above", (0, 1): "below"}
 
