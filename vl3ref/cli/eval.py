@@ -18,11 +18,11 @@ def evaluate(
     change: Annotated[str | None, option("--change", help="FILE.py:FUNCTION that changes parts of the model.")] = None,
     questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
     controls: Annotated[
-        bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no pruning (first model).")
+        bool, option("--controls/--no-controls", help="New wordings, blank pictures, and more (first model).")
     ] = True,
     seed: Annotated[int | None, option("--seed", help="Of the questions.")] = None,
     json_file: Annotated[Path | None, option("--json", help="Write the numbers here.")] = None,
-    markdown: Annotated[Path | None, option("--markdown", help="Write the table here.")] = None,
+    markdown: Annotated[Path | None, option("--markdown", help="Write the tables here.")] = None,
     device: Device = None,
 ) -> None:
     """Ask a model held-out questions about the small world, and count exact answers, skill by skill."""
@@ -61,4 +61,5 @@ def evaluate(
     if json_file is not None:
         json_file.write_text(json.dumps(examination.as_json(columns), indent=2) + "\n", encoding="utf-8")
     if markdown is not None:
-        markdown.write_text(examination.as_markdown(columns), encoding="utf-8")
+        tables = [examination.rows(columns), examination.rows_by_candidates(next(iter(columns.values())))]
+        markdown.write_text("\n".join(map(examination.as_markdown, tables)), encoding="utf-8")

@@ -110,4 +110,5 @@ def document(rng: np.random.Generator, easy: bool = False) -> Example:
     absent += [Question(kind, NONE, [], {"key": key}) for key, value in lines if not value]
     listing = ", ".join(keys)
     caption = picture_caption(f"A receipt for {listing}." if receipt else f"A form with {listing}.", len(lines))
-    return Example([canvas.frame()], questions, absent, caption, ["; ".join(f"{{{k}|{v}}}" if v else k for k, v in lines)])
+    text = "; ".join(f"{{{key}|{value}}}" if value else key for key, value in lines)
+    return Example([canvas.frame()], questions, absent, caption, [text])

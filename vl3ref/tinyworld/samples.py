@@ -234,14 +234,14 @@ def held_out(
     """
     if skill not in SKILLS:
         raise InputError(f"there is no skill {skill!r}; there are {', '.join(SKILLS)}")
-    rng = np.random.default_rng([seed, SKILLS.index(skill), 1])
+    rng, of_encodings = (np.random.default_rng([seed, SKILLS.index(skill), n]) for n in (1, 2))
     kinds = list(PICTURES) if skill in PICTURE_SKILLS else ["clip"]
     samples = []
     for cell in _cells_to_ask(rng, CELLS[skill], count):
         example, question = next(found for found in _search(rng, kinds, skill) if cell_of(found[1]) == cell)
         wording = pick(rng, question.wordings(held_out=new_wordings))
         if example.times is not None and encoding is not None:
-            how = random_encoding(rng) if encoding == "random" else encoding
+            how = random_encoding(of_encodings) if encoding == "random" else encoding
             example = replace(example, frames=encoded(example.frames, how))
         samples.append((question, annotation(example, [(question, wording)])))
     return samples
