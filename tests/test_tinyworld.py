@@ -301,6 +301,18 @@ def test_encoded_clips_keep_all_but_some_of_their_pixels() -> None:
     assert {encoding.crf for encoding in drawn} == set(range(18, 29)) and {x.repeats for x in drawn} == {1, 2, 3}
 
 
+def test_an_encoded_clip_is_always_the_same() -> None:
+    """Whatever was in memory before."""
+    for index in (1, 21, 23):
+        frames, how = MAKERS["clip"](np.random.default_rng(index), False).frames, Encoding(21, "veryfast", 2)
+        results = set()
+        for again in range(8):
+            junk = [np.full(size, again * 31, np.uint8) for size in (1000, 5000, 20000, 100000)]
+            del junk
+            results.add(np.stack(encoded(frames, how)).tobytes())
+        assert len(results) == 1
+
+
 def test_so_many_clips_are_compressed_and_say_the_same() -> None:
     plain, pressed = TinyWorld(SEED, {"clip": 1}), TinyWorld(SEED, {"clip": 1}, compressed=0.4)
     differ = 0
