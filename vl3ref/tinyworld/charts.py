@@ -30,8 +30,8 @@ def _bars(rng: np.random.Generator, easy: bool) -> Example:
     width, height = (round(x) for x in rng.uniform(78, 120, 2))
     canvas = sheet(rng, width, height)
     floor, unit, step, share = height - 8, (height - 20) / 6, (width - 12) / len(bars), rng.uniform(0.5, 0.85)
-    for value in range(7):
-        canvas.line([(4, floor - value * unit), (width - 5, floor - value * unit)], (190, 190, 190))
+    for ruled in range(7):
+        canvas.line([(4, floor - ruled * unit), (width - 5, floor - ruled * unit)], (190, 190, 190))
     for index, (colour, value) in enumerate(bars.items()):
         left = 6 + step * (index + (1 - share) / 2)
         canvas.rectangle([left, floor - int(value) * unit, left + step * share, floor], shade(rng, colour))

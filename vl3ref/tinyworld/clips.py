@@ -117,9 +117,9 @@ def _blinking(rng: np.random.Generator, easy: bool) -> Example:
     most = (count - 1) // 2
     times_seen = shuffle(rng, range(1, 1 + min(4, most)))[:number]
     blinkers: dict[Cell, list[int]] = {}
-    for (colour, shape), often in zip(things, times_seen, strict=False):
+    for (colour, shape), times_shown in zip(things, times_seen, strict=False):
         # Moments with a frame between them: pick them from a clip without those frames, then put them back.
-        moments = np.sort(rng.permutation(count - 1 - often)[:often]) + np.arange(often) + 1
+        moments = np.sort(rng.permutation(count - 1 - times_shown)[:times_shown]) + np.arange(times_shown) + 1
         blinkers[board.add(rng, colour, shape)] = moments.tolist()
     bystanders = _add_bystanders(rng, board, things[number:], 0 if easy else 2)
     frames = [
