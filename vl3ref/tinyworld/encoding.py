@@ -48,6 +48,6 @@ def encoded(frames: Sequence[Frame], encoding: Encoding) -> list[Frame]:
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
     memory.seek(0)
-    with av.open(memory) as film:
+    with av.open(memory, "r") as film:
         pictures = [picture.to_ndarray(format="rgb24") for picture in film.decode(video=0)]
     return pictures[encoding.repeats - 1 :: encoding.repeats]
