@@ -1,6 +1,8 @@
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,14 @@ needs_sharding = pytest.mark.skipif(
     not hasattr(torch.cpu.Stream, "record_event"), reason="this torch (2.6) cannot spread a model over CPU processes"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Run the Python of a page in docs as it stands, and return its names."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec("".join(code), names)
+    return names
 
 
 @contextmanager

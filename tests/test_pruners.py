@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_page
 from tests.parity.pairs import conversation, random_parameters
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
 from vl3ref.errors import InputError
@@ -201,9 +201,7 @@ def test_what_is_wrong_is_one_sentence(model, call, message) -> None:
 def test_the_page_runs(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "docs" / "media" / "bunny.mp4", "clip.mp4")
-    page = (ROOT / "docs" / "recipes" / "pruners.md").read_text("utf-8")
-    names: dict[str, object] = {}
-    exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    names = run_page("recipes/pruners.md")
     kept, all_tokens = names["kept"], len(names["kept"]["all"])
     assert {int(kept[f"{rule}=0.25"].sum()) for rule in ("difffp", "uniform", "question")} == {round(all_tokens / 4)}
     assert int(names["bright"].sum()) == round(all_tokens / 2) and len(list(tmp_path.glob("*.png"))) == len(kept)

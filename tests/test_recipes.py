@@ -1,28 +1,18 @@
 """The Python of docs/recipes runs as it stands."""
 
-import re
 import runpy
 import shutil
 from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT
-
-RECIPES = ROOT / "docs" / "recipes"
-
-
-def run(name: str) -> dict[str, Any]:
-    """Run a page's Python, and return its names."""
-    names: dict[str, Any] = {}
-    exec("".join(re.findall(r"```python\n(.*?)```", (RECIPES / name).read_text("utf-8"), re.DOTALL)), names)
-    return names
+from tests.helpers import ROOT, run_page
 
 
 def test_likelihood(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "docs" / "media" / "tinyworld" / "chart.png", "chart.png")
-    names = run("likelihood.md")
+    names = run_page("recipes/likelihood.md")
     assert len(names["log_likelihood"]) == 3 and names["options"][int(names["complete"].argmax())] == "6"
     assert len(names["likeliest"]) and len(names["sure"]) == 1
 
@@ -41,7 +31,7 @@ def test_lora(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     adapt(model, LoRA(2), TINY[3])
     for name in ("cats", "dogs"):
         save_adapter(model, f"runs/{name}/final")
-    run("lora.md")
+    run_page("recipes/lora.md")
     assert (tmp_path / "merged" / "model.safetensors").exists()
     assert (tmp_path / "cats-hf" / "adapter_model.safetensors").exists()
 
@@ -56,5 +46,5 @@ def test_finetune(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         lines = path.read_text().splitlines()
         assert len(lines) == {"train": 200, "test": 50}[name]
         path.write_text("\n".join(lines[:2]))
-    names = run("finetune.md")
+    names = run_page("recipes/finetune.md")
     assert len(names["result"].answers) == 2 and names["good"]("A Wug.", "wug", {})

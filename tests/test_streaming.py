@@ -1,6 +1,5 @@
 """A stream: frame by frame what the whole conversation gives at once, bounded, and undisturbed by what is asked."""
 
-import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 import vl3ref
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_page
 from vl3ref.config import LanguageConfig, VisionConfig
 from vl3ref.errors import InputError
 from vl3ref.forgetting import Held, read_rule
@@ -469,7 +468,5 @@ def test_vl3ref_watch_refuses_in_a_line(vl3ref_main, load_once, arguments, messa
 def test_the_recipe_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shutil.copy(CLIP, "clip.mp4")
-    page = (ROOT / "docs" / "recipes" / "streaming.md").read_text("utf-8")
-    names: dict = {}
-    exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    names = run_page("recipes/streaming.md")
     assert names["answer"] == "at 3.0 seconds" and names["stream"].cache.lengths[0] <= 2000

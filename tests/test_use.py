@@ -1,12 +1,11 @@
 """The Python of docs/use.md runs as it stands, with small files under the names that it uses."""
 
-import re
 import shutil
 
 import pytest
 import torch
 
-from tests.helpers import GOLDENS, ROOT
+from tests.helpers import GOLDENS, ROOT, run_page
 
 
 @pytest.mark.filterwarnings("ignore:.*projector")
@@ -19,9 +18,7 @@ def test_the_page_runs(monkeypatch, tmp_path):
     shutil.copy(GOLDENS / "frames" / "v2997_12s.mp4", "cat.mp4")
     for number in range(2):
         shutil.copy(ROOT / "docs" / "media" / "cat.jpg", f"frame{number}.jpg")
-    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use.md").read_text("utf-8"), re.DOTALL))
-    names = {}
-    exec(code, names)
+    names = run_page("use.md")
     kept = names["output"].keep_mask
     assert len(names["rows"]) == int(kept.sum()) > 0 and len(names["features"]) == len(kept)
     assert names["chat"].ids == [] and isinstance(names["changed"].projector, torch.nn.Linear)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_page
 from tests.parity.pairs import conversation, random_parameters
 from vl3ref import InputError
 from vl3ref.config import LanguageConfig, ModelConfig, VisionConfig
@@ -111,7 +111,7 @@ class Block(nn.Module):
 
 
 class Port(nn.Module):
-    """The model written anew, with other names and a batch axis, frame by frame, for one video that is not merged."""
+    """A second implementation of the model: other names, a batch axis, one video that is not merged, frame by frame."""
 
     def __init__(self, ours: VideoLLaMA3) -> None:
         super().__init__()
@@ -281,9 +281,7 @@ def test_an_off_by_one_position_shows_in_the_rows_behind_the_video_alone(model, 
 def test_transformers_by_the_table_of_the_page(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "docs" / "media" / "bunny.mp4", "clip.mp4")
-    page = (ROOT / "docs" / "recipes" / "parity_of_a_port.md").read_text("utf-8")
-    names: dict[str, object] = {}
-    exec("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    names = run_page("recipes/parity_of_a_port.md")
     report = names["report"]
     assert report.passed and report.first_divergence is None and len(report.rows) == 4 * 4 + 4 * 5 + 5
     back, inputs = load_activations("theirs.safetensors")
