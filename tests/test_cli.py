@@ -66,8 +66,9 @@ def test_ask_prints_the_answer_alone(vl3ref_main, loaded, files):
 
 
 def test_a_named_folder_brings_no_note(vl3ref_main):
-    _, err = vl3ref_main("ask", "Hello", "--model", TINY, *FEW)
-    assert "model in the box" not in err
+    chart = ROOT / "docs" / "media" / "tinyworld" / "chart.png"
+    _, err = vl3ref_main("ask", chart, "How high is the green bar?", "--model", TINY, *FEW)
+    assert "note" not in err
 
 
 def test_ask_json(vl3ref_main, loaded):
