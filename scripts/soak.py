@@ -162,7 +162,7 @@ def training_data(folder: Path) -> Path:
 
 
 def on_a_terminal(arguments: list[str], typed: bytes, moment: float | None) -> tuple[int, str, float, bool]:
-    """Run the command line on a terminal of its own, and press Ctrl-C after so many seconds; in a chat, until it ends.
+    """Run the command line on a terminal of its own, and press Ctrl-C after `moment` seconds; in a chat, until it ends.
 
     Returns:
         Its exit code, what the terminal showed, seconds, and whether the terminal is left as it was.
@@ -273,7 +273,7 @@ def kills(quick: bool) -> Result:
 
 
 def run_and_kill(arguments: list[str], moment: float | None) -> float:
-    """Run the command line, and kill it after so many seconds if it still runs; the seconds that it took."""
+    """Run the command line, and kill it if it still runs after `moment` seconds. Returns the seconds that it took."""
     began = time.monotonic()
     process = subprocess.Popen([*RUN, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:

@@ -107,7 +107,7 @@ class Chat:
     def answer(self, inputs: ModelInputs) -> Iterator[str]:
         """The answer to a turn that `prepare` made, in pieces of text."""
         tokens = self._alone(self._tokens(inputs), self._turn)
-        return until((piece for _, piece in self.processor.decode_stream(tokens)), self.options.get("stop", ()))
+        return text_of(self.processor, tokens, self.options.get("stop", ()))
 
     def _alone(self, tokens: Iterator[tuple[int, int]], turn: object) -> Iterator[tuple[int, int]]:
         """The tokens, as long as no other turn begins. `turn`: the latest one when the question was asked."""
@@ -153,6 +153,11 @@ class Chat:
         decoder.hidden(torch.tensor(closing, device=self.model.device), [len(closing)], self.cache)
         self.ids[-1:] = closing
         self._held, self._open = (self.cache.lengths, self.cache.offsets), False
+
+
+def text_of(processor: Processor, tokens: Iterable[tuple[int, int]], stop: Sequence[str]) -> Iterator[str]:
+    """The text of one conversation's tokens in pieces, up to a stop string."""
+    return until((piece for _, piece in processor.decode_stream(tokens)), stop)
 
 
 def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:

@@ -54,19 +54,19 @@ def generate(
     Raises:
         InputError, CheckpointError: see `stream`.
     """
-    if is_whole(best_of) and best_of > 1:
-        if not named.get("temperature"):
-            raise InputError(f"best_of samples {best_of} answers, which takes a temperature; without one all are alike")
-        named["copies"] = best_of
-    elif not is_whole(best_of) or best_of < 1:
+    if not is_whole(best_of) or best_of < 1:
         raise InputError(f"best_of should be a whole number of at least 1, not {quoted(best_of)}")
+    if best_of > 1 and not named.get("temperature"):
+        raise InputError(f"best_of samples {best_of} answers, which takes a temperature; without one all are alike")
+    if best_of > 1:
+        named["copies"] = best_of
     log_probs: list[float] | None = [] if return_log_probs or best_of > 1 else None
     answers: dict[int, list[tuple[int, float]]] = {}
     named["log_probs"] = log_probs
     for conversation, token in stream(model, inputs, *options, **named):
         answers.setdefault(conversation, []).append((token, log_probs[-1] if log_probs else 0.0))
-    drawn = [list(zip(*answers[conversation], strict=True)) for conversation in sorted(answers)]
-    groups = (drawn[start : start + best_of] for start in range(0, len(drawn), best_of))
+    sampled = [list(zip(*answers[conversation], strict=True)) for conversation in sorted(answers)]
+    groups = (sampled[start : start + best_of] for start in range(0, len(sampled), best_of))
     best = [max(group, key=lambda answer: sum(answer[1]) / len(answer[1])) for group in groups]
     ids = [torch.tensor(tokens, dtype=torch.int64) for tokens, _ in best]
     return (ids, [torch.tensor(log_probs) for _, log_probs in best]) if return_log_probs else ids

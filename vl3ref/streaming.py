@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vl3ref.chat import until
+from vl3ref.chat import text_of
 from vl3ref.errors import InputError, quoted
 from vl3ref.forgetting import FramePruner, Held, oldest
 from vl3ref.generation import FIRST_ROOM, stream
@@ -225,7 +225,7 @@ class Stream:
             source: a file, "camera", or pairs (frame, seconds): what `vl3ref.inputs.sources.frames_of` takes.
             question: told before the first frame.
             fps: frames a second; default: the processor's.
-            every: ask the question anew after so many seconds instead of leaving it to the model when to speak.
+            every: seconds after which the question is asked again; default: the model decides when to speak.
             start_time, end_time: seconds, of a file.
             threshold: of `should_speak`.
 
@@ -303,7 +303,7 @@ class Stream:
         return stream(self.model, inputs, cache=fork, processor=self.processor, **self.options)
 
     def _text(self, tokens: Iterator[tuple[int, int]]) -> Iterator[str]:
-        return until((piece for _, piece in self.processor.decode_stream(tokens)), self.options.get("stop", ()))
+        return text_of(self.processor, tokens, self.options.get("stop", ()))
 
     # ----------------------------------------------------------------------------------------------------- the prompt
 

@@ -19,7 +19,7 @@ def serve(folder: Path, fault: str = "", piece: int = 1 << 20, pause: float = 0.
     Args:
         fault: of model.safetensors: "cut" (half of it comes), "short" (it is shorter than was said), "hash" (one byte
             is another), "gone" (404).
-        piece, pause: files are sent in pieces of so many bytes, with so many seconds between them.
+        piece: bytes of each piece in which a file is sent; `pause`: seconds between two pieces.
     """
 
     class Hub(BaseHTTPRequestHandler):

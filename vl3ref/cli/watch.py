@@ -12,7 +12,7 @@ from vl3ref.errors import InputError, quoted
 def watch(
     source: Annotated[str, typer.Argument(metavar="FILE|camera", help="A video, or camera, camera:1, ...")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look out for.")],
-    every: Annotated[float | None, option("--every", help="Ask anew after so many seconds.")] = None,
+    every: Annotated[float | None, option("--every", help="Seconds after which to ask again.")] = None,
     threshold: Annotated[float, option("--threshold", help="Speak above this probability (default: 0.5).")] = 0.5,
     model: Annotated[str, option("--model", help="Checkpoint (default: vl3-tiny).")] = "vl3-tiny",
     fps: Annotated[float | None, option("--fps", help="Frames a second (default: the checkpoint's).")] = None,
