@@ -1,0 +1,1 @@
+"""Benchmarks of the paper's tables, judged by the authors' rules or by strict ones."""
