@@ -17,10 +17,10 @@ from tests.helpers import GOLDENS, ROOT
 from tests.media import noise
 from vl3ref import InputError
 from vl3ref.checkpoints import load_language_model, load_model
-from vl3ref.generation import generate, stream
+from vl3ref.generation import generate, score, stream
 from vl3ref.model.language_model import GatedMLP, LanguageModel
 from vl3ref.model.videollama3 import VideoLLaMA3
-from vl3ref.model_inputs import join
+from vl3ref.model_inputs import ModelInputs, join
 from vl3ref.sampling import Sampler, Sampling
 
 quick = settings(max_examples=50)
@@ -160,7 +160,7 @@ from vl3ref.checkpoints import load_model
 from vl3ref.errors import InputError
 from vl3ref.generation import generate
 from vl3ref.inputs.patches import patchify
-from vl3ref.model_inputs import join
+from vl3ref.model_inputs import ModelInputs, join
 from vl3ref.sampling import Sampling
 from vl3ref.trace import trace
 
@@ -388,10 +388,28 @@ def test_a_second_turn_goes_on_from_the_cache(decoder: LanguageModel) -> None:
     assert answer == decoder.generate(everything, max_new_tokens=4, min_new_tokens=4)[0].tolist()
 
 
-def test_a_cache_is_continued_by_one_conversation_only(model: VideoLLaMA3) -> None:
+def test_a_cache_is_continued_by_as_many_conversations_as_it_holds(model: VideoLLaMA3) -> None:
     cache = model.language_model.new_cache(1, 8)
-    with pytest.raises(InputError, match="one conversation at a time"):
+    with pytest.raises(InputError, match="holds 1 conversations is continued by as many, not by 2"):
         list(stream(model, join([inputs_of("text_only")] * 2), cache=cache))
+
+
+def test_forks_of_one_cache_are_continued_side_by_side(model: VideoLLaMA3) -> None:
+    """By texts of different lengths; each answer is the one it would be alone, some ending before others."""
+    whole = inputs_of("text_only")
+    start, ends = len(whole.input_ids) - 6, ([4, 5, 6], [7], [8, 9, 10, 11, 12])
+    cache, decoder = model.language_model.new_cache(1), model.language_model
+    decoder.hidden(whole.input_ids[:start], [start], cache)
+    rows = cache.fork()
+    rows.keep([0] * len(ends))
+    new = [ModelInputs(torch.tensor(ids), torch.tensor([len(ids)])) for ids in ends]
+    together = generate(model, join(new), max_new_tokens=9, cache=rows)
+    whole_prompts = [torch.cat([whole.input_ids[:start], part.input_ids]) for part in new]
+    alone = [generate(decoder, ids, max_new_tokens=9)[0].tolist() for ids in whole_prompts]
+    assert [ids.tolist() for ids in together] == alone and cache.lengths == [start]
+    scored = score(model, new[0], [[4, 5], [6]], cache=cache)
+    torch.testing.assert_close(scored, score(decoder, whole_prompts[0], [[4, 5], [6]]))
+    assert cache.lengths == [start]
 
 
 @quick

@@ -104,8 +104,9 @@ def stream(
         temperature, top_p, top_k, repetition_penalty, seed, penalty_scope: see `Sampling`; greedy by default.
         end_token_ids: what ends an answer (default: the checkpoint's).
         pruner: in place of the model's, for this call.
-        cache: of earlier turns of one conversation, to continue: `inputs` are then the new tokens alone. It is extended
-            in place and afterwards holds everything up to, but not including, the last token yielded.
+        cache: of earlier turns, to continue: `inputs` are then the new tokens alone, and as many conversations as the
+            cache holds. It is extended in place. Of one conversation it afterwards holds everything up to, but not
+            including, the last token yielded; of several, those that ended early may have left it.
         step: how a token is computed (see `vl3ref.fast`); None takes the best for the device.
         allow_long: go on past the positions that the model was trained on.
         stop: strings that end an answer whose text holds one; the token that completes it is the last.
@@ -138,8 +139,9 @@ def stream(
         most = most_new_tokens(decoder, [past + n for n in prompt.lengths], max_new_tokens, allow_long)
         if cache is None:
             cache = decoder.new_cache(len(prompt.lengths))
-        elif not len(prompt.lengths) == len(cache.lengths) == 1:
-            raise InputError("a cache from earlier turns can be continued by one conversation at a time")
+        elif len(prompt.lengths) != len(cache.lengths):
+            held, new = len(cache.lengths), len(prompt.lengths)
+            raise InputError(f"a cache that holds {held} conversations is continued by as many, not by {new}")
         cache.reserve([n + min(max(most), FIRST_ROOM) for n in prompt.lengths])
         ends_on_device = torch.tensor(sorted(ends), dtype=torch.int64, device=cache.device)
         ids, most = ([x for x in ids for _ in range(copies)], [n for n in most for _ in range(copies)])

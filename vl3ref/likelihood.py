@@ -30,6 +30,7 @@ def score(
     per_token: bool = False,
     pruner: Pruner | None = None,
     allow_long: bool = False,
+    cache: KVCache | None = None,
 ) -> Float[Tensor, " answers"] | list[Float[Tensor, " _"]]:
     """How likely the model is to give each of some answers: multiple choice without generating anything.
 
@@ -44,6 +45,7 @@ def score(
             "<|im_end|>" as an id.
         processor: the model's, for texts.
         per_token: return every token's log-probability, in place of their sum.
+        cache: of what comes before `inputs`, one conversation. It stays as it is.
 
     Returns:
         log P(answer | prompt), (answers,) float32 on the CPU; or a tensor of log P(token | prompt, tokens before) for
@@ -53,14 +55,15 @@ def score(
         InputError: there are several conversations, no answers, an empty one, or ids outside the vocabulary.
         CheckpointError: a weight is not finite.
     """
+    past = 0 if cache is None else cache.lengths[0]
     with memory_errors():
-        decoder, prompt, _ = read_prompt(model, inputs, pruner, 0, allow_long)
-        if len(prompt.lengths) != 1:
-            raise InputError(f"answers are scored for one conversation at a time, not for {len(prompt.lengths)}")
+        decoder, prompt, _ = read_prompt(model, inputs, pruner, past, allow_long)
+        if (conversations := max(len(prompt.lengths), 1 if cache is None else len(cache.lengths))) != 1:
+            raise InputError(f"answers are scored for one conversation at a time, not for {conversations}")
         ids = [_answer_ids(answer, processor, decoder.config.vocab_size) for answer in _as_list(answers)]
         if not allow_long:
-            check_positions(decoder.config, prompt.lengths[0] + max(map(len, ids)) - 1)
-        cache = decoder.new_cache(1, prompt.lengths[0])
+            check_positions(decoder.config, past + prompt.lengths[0] + max(map(len, ids)) - 1)
+        cache = decoder.new_cache(1, prompt.lengths[0]) if cache is None else cache.fork(prompt.lengths[0])
         first = prefill(decoder, prompt, cache)
         scored: list[Tensor] = []
         for start in range(0, len(ids), SCORED_TOGETHER):
