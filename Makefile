@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # process, which makes their fixtures once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-explore test-torch test-cuda fuzz fuzz-guided soak bench lint docs clean
+.PHONY: demo test test-slow test-explore test-torch test-cuda test-lmms lmms-env fuzz fuzz-guided soak bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -41,6 +41,19 @@ test-torch:
 # With the torch that is there: the one that constraints.txt pins knows no GPU.
 test-cuda:
 	$(PYTHON) -m pytest -m cuda
+
+# lmms-eval and transformers as their users have them, with torchvision and torchcodec, beside vl3ref: 6 GB. pip warns that
+# lmms-eval wants an older av (see pyproject.toml).
+LMMS_VENV ?= .venv-lmms
+lmms-env:
+	$(PYTHON) -m venv $(LMMS_VENV)
+	$(LMMS_VENV)/bin/python -m pip install --quiet "torch==2.11.*" "torchvision==0.26.*" "torchcodec==0.11.*" \
+		"lmms-eval==0.7.*" "transformers==5.23.*"
+	$(LMMS_VENV)/bin/python -m pip install --quiet -e ".[lmms-eval]" pytest hypothesis beartype
+
+# The adapter under the real lmms-eval.
+test-lmms:
+	OMP_NUM_THREADS=1 $(LMMS_VENV)/bin/python -m pytest -m slow tests/integrations
 
 # Mutated files, checkpoints, annotations and conversations for an hour, or make fuzz SECONDS=600
 SECONDS ?= 3600
