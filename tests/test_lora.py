@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +268,59 @@ def test_frozen_layers_in_bfloat16_change_no_loss(tmp_path: Path, monkeypatch: p
     assert torch.equal(column(tmp_path / "narrow", "loss"), column(tmp_path / "wide", "loss"))
 
 
+FOUR = LoRA(2, 8, 0.1, bits=4)
+
+
+def model_of_whole_blocks() -> VideoLLaMA3:
+    return small_model(hidden_size=64, intermediate_size=128, head_dim=16)
+
+
+def test_qlora(tmp_path: Path) -> None:
+    """Frozen layers are in 4 bits, and their numbers are near the others: training learns what LoRA learns."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = run_lora(tmp_path / "four", model_of_whole_blocks(), FOUR)
+    plain = run_lora(tmp_path / "sixteen", model_of_whole_blocks(), replace(FOUR, bits=16))
+    frozen = {name: module.base_layer for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    assert len(frozen) > 10 and all(isinstance(x, bitsandbytes.nn.Linear4bit) for x in frozen.values())
+    for name, layer in frozen.items():
+        whole = plain.get_submodule(name).base_layer.weight
+        assert layer.weight.dtype == torch.uint8 and layer.weight.numel() * 2 == whole.numel()
+        numbers = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        assert (numbers - whole).abs().mean() < 0.13 * whole.abs().mean()  # NF4 loses 9 % of normal values
+    losses, others = (column(tmp_path / x, "loss") for x in ("four", "sixteen"))
+    assert not torch.equal(losses, others) and torch.allclose(losses, others, rtol=0.05)
+    fresh = model_of_whole_blocks()  # the adapter's files are like any other's
+    add_adapter(fresh, checkpoints(tmp_path / "four")[-1])
+    trained = adapter_tensors(model, "default")
+    assert all(torch.equal(x, trained[name]) for name, x in adapter_tensors(fresh, "default").items())
+
+
+def test_qlora_leaves_layers_that_are_no_whole_blocks(tmp_path: Path) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = run_lora(tmp_path, small_model(hidden_size=64, intermediate_size=96), FOUR)
+    layer = model.language_model.layers[0]
+    assert type(layer.mlp.down_proj.base_layer) is nn.Linear
+    assert isinstance(layer.mlp.up_proj.base_layer, bitsandbytes.nn.Linear4bit)
+
+
+def test_qlora_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    run_lora(tmp_path / "whole", model_of_whole_blocks(), FOUR)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        arm("its gradients are there", 4, raise_killed, patch.setattr)
+        run_lora(tmp_path / "killed", model_of_whole_blocks(), FOUR)
+    run_lora(tmp_path / "killed", model_of_whole_blocks(), FOUR)
+    assert torch.equal(column(tmp_path / "killed", "loss"), column(tmp_path / "whole", "loss"))
+    with pytest.raises(VL3Error, match="not of stage-3, LoRA r=2"):
+        run_lora(tmp_path / "killed", model_of_whole_blocks(), replace(FOUR, bits=16))
+
+
+def test_without_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(VL3Error, match=r"pip install 'vl3ref\[qlora\]'"):
+        run_lora(tmp_path, lora=LoRA(2, bits=4))
+
+
 def test_what_a_change_adds_trains_in_full(tmp_path: Path) -> None:
     def change(model: VideoLLaMA3) -> None:
         model.pruner = Scorer(model.config.vision.hidden_size, 1)
@@ -295,11 +350,13 @@ class Scorer(nn.Linear):
         ("", LoRA()),
         ("r=8, dropout=0", LoRA(8, dropout=0)),
         ("alpha=0.5", LoRA(alpha=0.5)),
+        ("r=8,bits=4", LoRA(8, bits=4)),
+        ("bits=8", "bits should be 16, or 4 for QLoRA, not 8"),
         ("r=0", "r should be a whole number from 1"),
         ("r=2.5", "is not understood"),
         ("alpha=0", "alpha should be a number from"),
         ("dropout=1", "from 0 to below 1"),
-        ("rank=3", "is given as r=64,alpha=16,dropout=0.05; 'rank=3'"),
+        ("rank=3", "is given as r=64,alpha=16,dropout=0.05,bits=16; 'rank=3'"),
         ("r=-1", "is not understood"),
         ("r=nan", "is not understood"),
     ],

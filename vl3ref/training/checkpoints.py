@@ -226,12 +226,16 @@ class Checkpoints:
 
     def _parameters(self) -> dict[str, Any]:
         """What a checkpoint holds of the model, whole and on the CPU."""
-        return get_model_state_dict(self.model, options=replace(WHOLE, ignore_frozen_params=self.files.trained_only))
+        held = get_model_state_dict(self.model, options=replace(WHOLE, ignore_frozen_params=self.files.trained_only))
+        if not self.files.trained_only:
+            return held
+        # The scales of layers in 4 bits are no parameters, so torch has not left them out.
+        return {name: x for name, x in held.items() if ".base_layer." not in name}
 
     def _check_fit(self, parameters: Mapping[str, Tensor]) -> None:
         """torch's own check passes over what is missing: it fills in what the model holds."""
         held = self.model.state_dict(keep_vars=True).items()
-        wanted = {name: tuple(x.shape) for name, x in held if x.requires_grad or not self.files.trained_only}
+        wanted = {name: tuple(x.shape) for name, x in held if not self.files.trained_only or x.requires_grad}
         given = {name: tuple(x.shape) for name, x in parameters.items()}
         for name in sorted(wanted.keys() | given.keys()):
             if wanted.get(name) != given.get(name):

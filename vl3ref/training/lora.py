@@ -42,6 +42,7 @@ class LoRA:
         dropout: of x, on its way to A.
         targets: decoder, vision or both. (The official trainer means the decoder, but its list of names also finds the
             encoder's q_proj, k_proj and v_proj.)
+        bits: of the frozen weights beside them: 16 leaves them as they are, 4 is QLoRA (`vl3ref.training.qlora`).
 
     Raises:
         InputError: a number is none, or out of range.
@@ -51,6 +52,7 @@ class LoRA:
     alpha: int | float = 16
     dropout: int | float = 0.05
     targets: Literal["decoder", "vision", "both"] = "decoder"
+    bits: int = 16
 
     def __post_init__(self) -> None:
         for name, kinds, least, most in (("r", int, 1, 65536), ("alpha", (int, float), 1e-9, 1e9)):
@@ -60,18 +62,21 @@ class LoRA:
                 raise InputError(f"LoRA's {name} should be {what} from {least:g} to {most:g}, not {quoted(value)}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise InputError(f"LoRA's dropout should be a number from 0 to below 1, not {quoted(self.dropout)}")
+        if isinstance(self.bits, bool) or self.bits not in (4, 16):
+            raise InputError(f"LoRA's bits should be 16, or 4 for QLoRA, not {quoted(self.bits)}")
         if self.targets not in TOWERS:
             raise InputError(f"LoRA's targets should be decoder, vision or both, not {quoted(self.targets)}")
 
     def __str__(self) -> str:
-        return f"LoRA r={self.r},alpha={self.alpha:g},dropout={self.dropout:g} of {self.targets}"
+        name = "QLoRA" if self.bits == 4 else "LoRA"
+        return f"{name} r={self.r},alpha={self.alpha:g},dropout={self.dropout:g} of {self.targets}"
 
 
 REAL = r"\d{1,9}(\.\d{1,9})?"
 
 
 def read_lora(text: str, targets: Any = "decoder") -> LoRA:
-    """ "r=64,alpha=16,dropout=0.05", each of which may be left out.
+    """ "r=64,alpha=16,dropout=0.05,bits=16", each of which may be left out.
 
     Raises:
         InputError: it says something else.
@@ -79,9 +84,9 @@ def read_lora(text: str, targets: Any = "decoder") -> LoRA:
     given: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         name, _, value = item.strip().partition("=")
-        number = {"r": r"\d{1,9}", "alpha": REAL, "dropout": REAL}.get(name)
+        number = {"r": r"\d{1,9}", "alpha": REAL, "dropout": REAL, "bits": r"\d{1,9}"}.get(name)
         if number is None or not re.fullmatch(number, value):
-            raise InputError(f"--lora is given as r=64,alpha=16,dropout=0.05; {quoted(item)} is not understood")
+            raise InputError(f"--lora is given as r=64,alpha=16,dropout=0.05,bits=16; {quoted(item)} is not understood")
         given[name] = int(value) if value.isdigit() else float(value)
     return LoRA(**given, targets=targets)
 

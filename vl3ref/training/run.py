@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vl3ref
 from vl3ref.checkpoints import Change
-from vl3ref.errors import InputError
+from vl3ref.errors import InputError, TrainingError
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -21,6 +21,7 @@ from vl3ref.training.batches import Conversations, Samples, count_targets
 from vl3ref.training.checkpoints import finish, model_files
 from vl3ref.training.distributed import Processes, own_device, shard, started
 from vl3ref.training.lora import LoRA, adapt, adapted_stage, adapter_files, finish_adapter, freeze_base
+from vl3ref.training.qlora import quantise_base
 from vl3ref.training.stages import OFFICIAL_2B, Stage, cautions, freeze, parameter_groups
 from vl3ref.training.trainer import Plan, Trainer
 
@@ -108,6 +109,8 @@ def train_stage(
         device.type == "cuda" if chosen is None else chosen for chosen in (plan.bfloat16, plan.gradient_checkpointing)
     )
     if lora is not None:
+        if lora.bits == 4 and processes.world > 1:
+            raise TrainingError("QLoRA trains in one process: layers of 4 bits are not spread over several")
         stage = adapted_stage(stage, lora)
         adapt(model, lora, stage)
     for caution in cautions(stage, model, processor) if processes.first else ():
@@ -133,6 +136,8 @@ def train_stage(
     freeze(model, stage)
     if lora is not None:
         freeze_base(model, bfloat16 and processes.world == 1)
+        if lora.bits == 4:
+            quantise_base(model, device, torch.bfloat16 if bfloat16 else torch.float32)
     model.gradient_checkpointing(checkpointing)
     files = adapter_files(model, processor, base) if lora else model_files(model, processor, change)
     if processes.world > 1:
