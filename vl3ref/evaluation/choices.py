@@ -33,6 +33,11 @@ def letter_of(right: str, options: Sequence[str]) -> tuple[str, str]:
     return (LETTERS[place], "") if place < len(LETTERS) else ("", f"its answer {quoted(right)} is none of its options")
 
 
+def contradiction(letter: str, options: Sequence[str]) -> str:
+    """What is wrong with an answer that should be an option's letter."""
+    return "" if letter in [*LETTERS[: len(options)]] else f"its answer {quoted(letter)} is no letter of its options"
+
+
 def official_letter(item: Item, response: str, between: str = ", ") -> Verdict:
     """The authors' reading: the first capital that is an option's letter, of whatever word, once "answer" is deleted.
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict, right_if
-from vl3ref.evaluation.choices import LETTERS, strict_choice
+from vl3ref.evaluation.choices import LETTERS, contradiction, strict_choice
 from vl3ref.evaluation.data import Row, checked, table_rows, tables
 
 
@@ -25,7 +25,6 @@ def items(root: Path) -> Iterator[Item]:
         listed = "\n".join(f"({letter}):{option}" for letter, option in zip(LETTERS, options, strict=False))
         prompt = f"{row.text('question')}\n{listed}\nAnswer with the option letter from the given choices directly."
         answer, (content, missing) = row.text("answer"), _inline(prompt, row)
-        trouble = "" if answer in [*LETTERS[: len(options)]] else f"its answer {quoted(answer)} is no option's letter"
         yield Item(
             id=row.text("id"),
             media=row.text("id"),
@@ -33,7 +32,7 @@ def items(root: Path) -> Iterator[Item]:
             answer=answer,
             options=options,
             kind=row.text("subject"),
-            trouble=missing or trouble,
+            trouble=missing or contradiction(answer, options),
         )
 
 

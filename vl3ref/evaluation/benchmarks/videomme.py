@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vl3ref.errors import InputError, quoted
+from vl3ref.errors import InputError
 from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict, right_if
-from vl3ref.evaluation.choices import LETTERS, strict_choice
+from vl3ref.evaluation.choices import LETTERS, contradiction, strict_choice
 from vl3ref.evaluation.data import about, checked, table_rows, video_file
 from vl3ref.evaluation.metrics import read_srt, subtitles_at
 from vl3ref.inputs.videos import open_video
@@ -32,9 +32,7 @@ def items(root: Path) -> Iterator[Item]:
             "options": [re.sub(r"^[A-D][.)]\s*", "", option) for option in listed],
             "kind": row.text("task_type"),
             "more": {"listed": listed},
-            "trouble": ""
-            if answer in [*LETTERS[: len(listed)]]
-            else f"its answer {quoted(answer)} is no letter of theirs",
+            "trouble": contradiction(answer, listed),
         }
         yield about("video", video, prompt, answer, id=row.text("question_id"), subset="without subtitles", **fields)
         fields |= {"id": f"{row.text('question_id')} subtitles", "subset": "with subtitles"}
