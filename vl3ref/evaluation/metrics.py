@@ -7,6 +7,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from pathlib import Path
 
 from vl3ref.errors import InputError
@@ -133,13 +134,16 @@ def _stated(text: str, options: Sequence[str], labels: Sequence[str]) -> set[int
     text = re.sub(r"(?i)^(?:option|choice|sentence|caption)\s+", "", text)
     label = _any(labels)
     alone = re.match(rf"(?ai)[\s\"'`]*[(\[{{]?({label})[)\]}}.:,;!?\"'`]*\s*(?:\n|$)", text)
-    mark = r"[).:](?!\w\.)|[,;\"'`](?=\W|$)|\s*[-–—]\s"
+    other = rf"\s*(?:or\b|and\b|[/&,])\s*[(\[]?({label})(?!\w)"
+    mark = rf"[).:](?!\w\.)|(?=[,;\"'`](?:\W|$))|\s*[-–—]\s|(?={other})"
     begun = re.match(rf"[\s\"'`]*(?:[(\[{{]({label})[)\]}}]|({label})(?:{mark}))", text)
     found = set[int]()
     if match := alone or begun:
         named = next(filter(None, match.groups()))
         found.add(labels.index(named if named in labels else named.upper()))
         text = text[match.end() :]
+        if match := re.match(other, text):
+            found.add(labels.index(match[1]))
     said = normalised(text)
     return found | {place for place, option in enumerate(options) if said and normalised(option) == said}
 
@@ -181,7 +185,7 @@ def read_srt(path: Path) -> list[Subtitle]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
     cues: list[tuple[int, int, list[str]]] = []
-    for line in re.split(r"\r\n|\r|\n", text):
+    for line in StringIO(text, newline=None):
         times = [_milliseconds(*match) for match in CLOCK.findall(line)]
         if len(times) == 2:
             cues.append((times[0], times[1], []))
@@ -200,7 +204,7 @@ def _spoken(lines: Sequence[str]) -> str:
     number = re.compile(r"\s*\d+\s*")  # the next one's
     if len(lines) > 1 and number.fullmatch(lines[-1]) and not any(line.strip() for line in lines[:-1]):
         return ""
-    text = re.sub(r"\n+ *\d+ *$", "", "\n".join(lines).strip())
+    text = re.sub(r"\n+ *\d+ *$", "", "".join(lines).strip())
     text = re.sub(r"< *(/?) *([isub]) *>", lambda tag: f"{{\\{tag[2]}{'01'[not tag[1]]}}}", text)
     return re.sub(r"< */? *[a-zA-Z][^>]*>", "", text).replace("\n", " ").replace("\\N", " ")
 

@@ -27,11 +27,11 @@ def items(root: Path) -> Iterator[Item]:
 
 def official(item: Item, response: str, judge: Judge | None) -> Verdict:
     """ANLS without its cut."""
-    return _scored(item, response, 0)
+    return _scored(item, response, cut=0.0)
 
 
 def strict(item: Item, response: str) -> Verdict:
-    return _scored(item, response, 0.5) if response or item.answer is None else Verdict("unparsed")
+    return _scored(item, response, cut=0.5) if response or item.answer is None else Verdict("unparsed")
 
 
 def _scored(item: Item, response: str, cut: float) -> Verdict:
