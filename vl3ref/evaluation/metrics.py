@@ -135,8 +135,10 @@ def _stated(text: str, options: Sequence[str], labels: Sequence[str]) -> set[int
     label = _any(labels)
     alone = re.match(rf"(?ai)[\s\"'`]*[(\[{{]?({label})[)\]}}.:,;!?\"'`]*\s*(?:\n|$)", text)
     other = rf"\s*(?:or\b|and\b|[/&,])\s*[(\[]?({label})(?!\w)"
-    mark = rf"[).:](?!\w\.)|(?=[,;\"'`](?:\W|$))|\s*[-–—]\s|(?={other})"
-    begun = re.match(rf"[\s\"'`]*(?:[(\[{{]({label})[)\]}}]|({label})(?:{mark}))", text)
+    mark = rf"[).:](?!\w\.)|(?=[,;\"'`](?:\W|$))|\s*[-–—]\s|(?={other}|\s+is\s+(?:the\s+)?(?:correct|right|best))"
+    begun = re.match(
+        rf"[\s\"'`]*(?:[(\[{{]({label})[)\]}}](?!\s+(?:is|was|can|cannot|seems)\b)|({label})(?:{mark}))", text
+    )
     found = set[int]()
     if match := alone or begun:
         named = next(filter(None, match.groups()))
