@@ -141,13 +141,16 @@ def _ask_all(benchmark: "Benchmark", options: BenchmarkOptions, asked: Asked, ju
     from vl3ref.evaluation.results import check_new
     from vl3ref.evaluation.running import run
     from vl3ref.pruners import read_pruner
-    from vl3ref.training.distributed import own_device
 
     if options.folder is None:
         raise InputError(f"--data should name the folder that holds the data of {benchmark.name}")
     changing = None if asked.change is None else read_change(asked.change)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = str(own_device(asked.device)) if world > 1 else asked.device
+    device = asked.device
+    if world > 1:
+        from vl3ref.training.distributed import own_device  # which takes seconds to import
+
+        device = str(own_device(device))
     columns = [(name, pruner) for name in labels(asked.models) for pruner in asked.pruners or [""]]
     outputs = []
     for column in columns:
@@ -185,7 +188,8 @@ def _submit(name: str, path: Path, found: dict[str, "Results"]) -> None:
         raise InputError(f"--submission is for one model's answers to {' or '.join(SUBMISSIONS)}")
     records = [record for results in found.values() for record in results.records if not record["broken"]]
     words = {record["id"]: record["response"] for record in records}
-    write_text(path, json.dumps(SUBMISSIONS[name]([*map(item_of, records)], words), indent=1) + "\n")
+    form: Any = SUBMISSIONS[name]
+    write_text(path, json.dumps(form([*map(item_of, records)], words), indent=1) + "\n")
     note(f"{len(records)} answers for the server are in {path}")
 
 

@@ -28,13 +28,13 @@ AT_ONCE = 500
 SEED = 0
 
 
-def mean(scores: Sequence[float], kinds: Sequence[str], overall: Overall) -> float:
+def mean(scores: Sequence[int | float], kinds: Sequence[str], overall: Overall) -> float:
     """The score. There is at least one item."""
     return float(np.dot(_weights(kinds, overall), np.asarray(scores, float)))
 
 
 def interval(
-    scores: Sequence[float], media: Sequence[str], kinds: Sequence[str], overall: Overall
+    scores: Sequence[int | float], media: Sequence[str], kinds: Sequence[str], overall: Overall
 ) -> tuple[float, float] | None:
     """95 % interval of the score: the percentile bootstrap over files, from a fixed seed.
 
@@ -82,7 +82,11 @@ class Paired:
 
 
 def paired(
-    first: Sequence[float], second: Sequence[float], media: Sequence[str], kinds: Sequence[str], overall: Overall
+    first: Sequence[int | float],
+    second: Sequence[int | float],
+    media: Sequence[str],
+    kinds: Sequence[str],
+    overall: Overall,
 ) -> Paired:
     """Compare two models' scores of the same items: the sign-flip permutation test over files.
 
