@@ -48,7 +48,8 @@ def official_letter(item: Item, response: str, between: str = ", ") -> Verdict:
     """
     letters = [*LETTERS[: len(item.options)]]
     deleted = response.replace("answer", "").replace("Answer", "")
-    found = re.search(rf"[({between}]*[A-{letters[-1]}][){between}]*", deleted)
+    # From the beginning of a run of brackets only: from everywhere inside, a long one would take quadratic time.
+    found = re.search(rf"(?<![({between}])[({between}]*[A-{letters[-1]}][){between}]*", deleted)
     letter = found[0].strip().strip("()") if found else ""
     if item.answer is None:
         return Verdict("skipped", read=letter)
