@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import vl3ref
 from tests.evaluation.benchmark_data import NAMES, make
 from tests.evaluation.own_benchmark import BENCHMARK, write
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_page
 from vl3ref.evaluation.benchmarks import BENCHMARKS
 from vl3ref.evaluation.results import as_lines, read
 from vl3ref.evaluation.running import rescored, run
@@ -174,6 +175,28 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path, vl3ref_main: Run) -> N
         [(x["id"], x["response"], x["strict"]) for x in read(f"{x}.jsonl").records] for x in ("killed", "whole")
     )
     assert killed == whole and len(whole) == 14
+
+
+def test_the_page_runs(vl3ref_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command and the Python of docs/evaluation.md, on made data, with vl3-tiny for the released checkpoints."""
+    monkeypatch.setattr("vl3ref.hub.download", lambda *_: ROOT / "weights" / "vl3-tiny")
+    monkeypatch.setattr(
+        "vl3ref.sampling.Sampler.__call__", lambda self, logits: self.ends[:1].expand(len(logits))
+    )  # every answer ends at once
+    make("mlvu", tmp_path / "data")
+    page = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    commands = [line for line in page.splitlines() if line.startswith(("vl3ref eval ", "torchrun "))]
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        arguments = words[words.index("eval") :]
+        for rank in range(2) if words[0] == "torchrun" else [None]:
+            with monkeypatch.context() as one:
+                if rank is not None:
+                    one.setenv("WORLD_SIZE", "2")
+                    one.setenv("RANK", str(rank))
+                vl3ref_main(*arguments)
+    assert len(commands) == 9 and len(read("whole.jsonl").records) == 14
+    assert len(run_page("evaluation.md")["results"].records) == 4
 
 
 @pytest.mark.parametrize(
