@@ -69,6 +69,18 @@ def test_heat_lies_on_the_frames(seen):
         assert above.get_extent() == [-0.5, 111.5, 111.5, -0.5] and above.get_clim() == (0, 79)
 
 
+def test_features_that_are_alike_have_one_colour():
+    kinds = torch.tensor([[0, 0, 1, 1, 2, 2], [3, 3, 1, 1, 2, 0]])
+    features = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))[kinds.flatten()]
+    pictures = plots.colours(features, 1, 2, 6)
+    assert pictures.shape == (1, 2, 6, 3) and pictures.dtype == np.uint8
+    of_each = [{tuple(pixel) for pixel in pictures[0][kinds.numpy() == kind]} for kind in range(4)]
+    assert [len(found) for found in of_each] == [1, 1, 1, 1] and len(set.union(*of_each)) == 4
+    assert np.array_equal(plots.colours(-features, 1, 2, 6), pictures)
+    assert np.array_equal(plots.colours(torch.ones(4, 8), 2, 2, 1), np.zeros((2, 2, 1, 3), np.uint8))
+    assert plots.colours(torch.eye(2), 1, 1, 2).shape == (1, 1, 2, 3)
+
+
 def test_a_matrix_and_lines():
     values = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
     axis = plots.matrix(values, ["a", "b"], ["c", "d"], "title", diverging=True).axes[0]
