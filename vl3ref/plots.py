@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -109,6 +110,23 @@ def heat(
             extent=(-0.5, across - 0.5, height - 0.5, -0.5),
         )
     return figure
+
+
+def colours(
+    features: Float[Tensor, "tokens dim"], frames: int, rows: int, columns: int
+) -> UInt8[np.ndarray, "frames rows columns 3"]:
+    """Features as pictures, a pixel for each token: the three directions in which they vary most are red, green, blue.
+
+    What is alike has one colour. The colours of two calls are not the same directions.
+    """
+    centred = (features - features.mean(dim=0)).double().cpu()
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    values = centred @ directions[:3].T
+    values = torch.nn.functional.pad(values, (0, 3 - values.shape[1]))  # of fewer than three tokens
+    values = values * torch.sign(values.gather(0, values.abs().argmax(0, keepdim=True)))  # a direction has no sign
+    low, high = values.quantile(0.01, dim=0), values.quantile(0.99, dim=0)
+    levels = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1) * 255
+    return levels.round().to(torch.uint8).reshape(frames, rows, columns, -1).numpy()
 
 
 def matrix(
