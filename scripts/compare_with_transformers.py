@@ -33,7 +33,8 @@ COUNT, SEED, MOST_NEW = 100, 2_000_003, 32
 
 REASONS = {
     "count": "more frames are taken: transformers takes at least 4",
-    "frames": "other frames are taken, as many",
+    "kept": "other frames of the same picture are taken, so that DiffFP keeps other tokens",
+    "frames": "other frames are taken, whatever is kept",
     "decoding": "the same frames are decoded to other colours",
     "resizing": "the same pixels are resized, or rounded, in another way",
     "model": "the same inputs are answered in another way",
@@ -105,8 +106,8 @@ class Pair:
             asked.margin = self.margins(inputs, given, kind, ours, theirs)
         return asked
 
-    def answer(self, inputs: Any) -> str:
-        return str(self.processor.decode(self.model.generate(inputs, max_new_tokens=MOST_NEW)[0]))
+    def answer(self, inputs: Any, pruner: Any = None) -> str:
+        return str(self.processor.decode(self.model.generate(inputs, max_new_tokens=MOST_NEW, pruner=pruner)[0]))
 
     def their_answer(self, kind: str, path: Path, question: str) -> tuple[str, dict[str, Any], Any]:
         """As in transformers' documentation."""
@@ -137,8 +138,12 @@ class Pair:
         indices = [int(index) for index in metadata[0].frames_indices]
         times = [index / metadata[0].fps for index in indices]
         by_us, by_them = decoded_twice(path, indices)
-        if self.answer(self.processor(conversation(kind, by_us, question, times))) != ours:
-            return "frames" if len(indices) == int(inputs.grid_sizes[0, 0]) else "count"
+        chosen = self.processor(conversation(kind, by_us, question, times))
+        if self.answer(chosen) != ours:
+            if len(indices) != int(inputs.grid_sizes[0, 0]):
+                return "count"
+            keep = self.model.pruner(inputs, None)
+            return "kept" if self.answer(chosen, lambda *_: keep) == ours else "frames"
         same = self.answer(self.processor(conversation(kind, by_them, question, times))) == ours
         return "resizing" if same else "decoding"
 
@@ -251,8 +256,9 @@ both, before resizing.
 
 - Frames: transformers takes the first frame of every second, and at least 4 of a clip; vl3ref, as the official loader,
   takes the last frame shown before the second ends, and as many as there are seconds.
-  Where a picture stands still for a second, as here, both show the same.
-- Decoding: torchcodec and PyAV, each with an ffmpeg of its own, turn a frame's YUV into RGB.
+  Where a picture stands still for a second, as here, both show the same, but for what the codec makes of it: DiffFP
+  keeps tokens that changed by more than 0.1 of 255, which is less than the change from one compressed frame to another.
+- Decoding: torchcodec and PyAV bring the same colours where *decoded* is 0.
 - Resizing: torchvision's bicubic filter on tensors and Pillow's, which the official processor uses, round otherwise.
   (PNG is lossless, so it is resizing alone that pictures differ by; those with the same pixels are not resized.)
 

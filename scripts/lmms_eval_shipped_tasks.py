@@ -253,7 +253,8 @@ the videos and subtitles under `HF_HOME`, where the tasks look for them.
 **The figures say nothing about a model.** vl3-tiny knows the small world and a few hundred words; it has never seen the
 letter of an option, and cannot be expected to score. Scores wait for the released weights and the real data.
 
-{versions}. Written by `.venv-lmms/bin/python -m scripts.lmms_eval_shipped_tasks`, which runs, offline:
+{versions}.
+Written by `.venv-lmms/bin/python -m scripts.lmms_eval_shipped_tasks`, which runs, offline:
 
 ```
 {commands}
