@@ -56,6 +56,7 @@ def test_anls(response: str, answers: list[str], cut_at_half: float, uncut: floa
         ("14.7", "14", True, True),
         ("14.71", "14", False, False),
         ("13.3", "14", True, True),
+        ("105", "100", True, True),
         ("-14", "14", False, False),
         ("12%", "0.12", True, True),
         ("12", "12%", False, True),  # a hundred times the number

@@ -87,6 +87,8 @@ MATHVISTA: list[tuple[str, str, Any, str, str, str | None]] = [
     ("(B) 8/11", "text", CHOICES, "needs a judge", "right", "right"),
     ("B", "text", CHOICES, "needs a judge", "right", "right"),
     ('The answer is "B".', "text", CHOICES, "right", "right", None),
+    ('The answer is "(b)".', "text", CHOICES, "right", "right", None),
+    ('The answer is " B".', "text", CHOICES, "right", "right", None),
     ('The answer is "8/1".', "text", CHOICES, "right", "unparsed", None),  # the nearest text
     ("", "text", CHOICES, "wrong", "unparsed", None),  # the shortest text
     ("8", "integer", CHOICES, "right", "unparsed", None),  # a number, and again the nearest text
@@ -129,7 +131,8 @@ MMMU_PRO = [
     ("Option A or rather B it is", "right", "unparsed"),
     ("I think that it shows a blue car", "right", "right"),
     ("I see a red and then a blue car", "right", "unparsed"),  # the last one
-    ("a blue car", "unparsed", "right"),  # texts are looked for in more than five words
+    ("(B) or (A), no: (B)", "right", "unparsed"),  # the last one
+    ("There is a blue car", "unparsed", "right"),  # texts are looked for in more than five words
     ("A man runs", "wrong", "unparsed"),  # an article
     ("none", "unparsed", "unparsed"),  # here the authors draw a letter
     ("", "unparsed", "unparsed"),
@@ -196,19 +199,18 @@ PERCEPTIONTEST = [
     ("A dog, (B)", "wrong", "right"),
 ]
 MLVU_AND_NEXTQA = [
-    *(row for row in PERCEPTIONTEST if row[0] != "A dog, (B)"),
+    *PERCEPTIONTEST,
     ("B, because", "unparsed", "right"),  # the authors' run ends at the comma
     ("Yes, B", "unparsed", "unparsed"),  # here too
     ("( B )", "unparsed", "unparsed"),
     ("(B).", "right", "right"),
-    ("A dog, (B)", "wrong", "right"),
     ("D", "unparsed", "unparsed"),  # there are three options
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "response", "official", "strict"),
-    [("perceptiontest", *row) for row in PERCEPTIONTEST]
+    [("perceptiontest", *row) for row in [*PERCEPTIONTEST, ("B, because", "right", "right")]]
     + [(name, *row) for name in ("mlvu", "nextqa") for row in MLVU_AND_NEXTQA],
 )
 def test_letters_of_videos(name: str, response: str, official: str, strict: str) -> None:
