@@ -17,6 +17,7 @@ import vl3ref
 from tests.evaluation.benchmark_data import NAMES, make
 from tests.evaluation.own_benchmark import BENCHMARK, write
 from tests.helpers import ROOT, run_page
+from vl3ref.evaluation.asking import Questions, Reply
 from vl3ref.evaluation.benchmarks import BENCHMARKS
 from vl3ref.evaluation.results import as_lines, read
 from vl3ref.evaluation.running import rescored, run
@@ -147,6 +148,15 @@ def test_processes_share_the_files_and_are_merged(
     assert "of 2 shards, 2 is missing" in vl3ref_main("eval", "--merge", parts[0], "--output", "x.jsonl", rc=2)[1]
 
 
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("a", "2"), ("0", ""), ("-1", "2"), ("1", "0")])
+def test_processes_that_cannot_be(
+    rank: str, world: str, data: Path, vl3ref_main: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert "RANK and WORLD_SIZE should be as torchrun sets them" in vl3ref_main("eval", "own", "--data", data, rc=2)[1]
+
+
 def test_hidden_answers_are_written_for_their_server(vl3ref_main: Run, tmp_path: Path) -> None:
     folder = make("perceptiontest", tmp_path)
     asked = ["eval", "perceptiontest", "--data", folder, "--no-controls", *SHORT, "--limit", 4]
@@ -178,11 +188,14 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path, vl3ref_main: Run) -> N
 
 
 def test_the_page_runs(vl3ref_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command and the Python of docs/evaluation.md, on made data, with vl3-tiny for the released checkpoints."""
+    """Every command and the Python of docs/evaluation.md, on made data, with a model that says B to everything."""
     monkeypatch.setattr("vl3ref.hub.download", lambda *_: ROOT / "weights" / "vl3-tiny")
-    monkeypatch.setattr(
-        "vl3ref.sampling.Sampler.__call__", lambda self, logits: self.ends[:1].expand(len(logits))
-    )  # every answer ends at once
+
+    def says_b(model: Any, processor: Any, questions: Questions, most: int) -> list[Reply]:
+        scores = [[0.0] * len(item.options) for item in questions.items]
+        return [Reply("B", x, x) for x in scores]
+
+    monkeypatch.setattr("vl3ref.evaluation.asking.ask", says_b)
     make("mlvu", tmp_path / "data")
     page = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
     commands = [line for line in page.splitlines() if line.startswith(("vl3ref eval ", "torchrun "))]

@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import vl3ref
 from tests.evaluation.own_benchmark import BENCHMARK, QUESTIONS, items, question, write
@@ -16,6 +18,7 @@ from vl3ref.evaluation import asking, running
 from vl3ref.evaluation.benchmark import Item
 from vl3ref.evaluation.results import Results, as_lines, merge, read
 from vl3ref.evaluation.running import rescored, run
+from vl3ref.files import held
 from vl3ref.likelihood import score
 from vl3ref.model.diff_fp import keep_all
 from vl3ref.pruners import read_pruner
@@ -377,6 +380,22 @@ def test_data_that_is_none(questions: Any, said: str, model: Any, tmp_path: Path
     assert not (tmp_path / "x.jsonl").exists()
     with pytest.raises(InputError, match="is not a folder: name the one that holds the data of own"):
         run(*model, BENCHMARK, tmp_path / "nowhere", tmp_path / "x.jsonl")
+
+
+def test_a_file_that_another_process_writes(model: Any, data: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(whole.read_bytes())
+    with held(tmp_path / "x.jsonl", InputError), pytest.raises(InputError, match=r"another process holds .*x\.jsonl"):
+        run(*model, BENCHMARK, data, tmp_path / "x.jsonl", max_new_tokens=MOST, resume=True)
+    assert (tmp_path / "x.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_a_picture_in_memory_that_is_cut_off(model: Any, data: Path) -> None:
+    """As they lie in parquet files: opened when the questions are listed, decoded when they are asked."""
+    content = (data / "chart.png").read_bytes()
+    picture = {"type": "image", "image": Image.open(BytesIO(content[: len(content) // 2]))}
+    item = Item("1", "chart.png", [picture, {"type": "text", "text": "What?"}], "x")
+    [(_, said)] = running._answers(*model, [item], False, 2)
+    assert "image" in said["broken"]
 
 
 def test_a_full_disk(model: Any, data: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def _ask_all(benchmark: "Benchmark", options: BenchmarkOptions, asked: Asked, ju
     if options.folder is None:
         raise InputError(f"--data should name the folder that holds the data of {benchmark.name}")
     changing = None if asked.change is None else read_change(asked.change)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = _process()
     device = asked.device
     if world > 1:
         from vl3ref.training.distributed import own_device  # which takes seconds to import
@@ -178,6 +178,18 @@ def _ask_all(benchmark: "Benchmark", options: BenchmarkOptions, asked: Asked, ju
     if world > 1:
         note(f"this was process {rank + 1} of {world}; when all are done: vl3ref eval --merge FILES... --output FILE")
     return found if world == 1 else {}
+
+
+def _process() -> tuple[int, int]:
+    """Which process this is, and how many there are: what torchrun says, or whoever starts one of them again.
+
+    Raises:
+        InputError: the two do not go together.
+    """
+    rank, world = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise InputError(f"RANK and WORLD_SIZE should be as torchrun sets them, not {quoted(rank)} and {quoted(world)}")
+    return int(rank), int(world)
 
 
 def _submit(name: str, path: Path, found: dict[str, "Results"]) -> None:

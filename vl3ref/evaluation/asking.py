@@ -124,9 +124,10 @@ def blank(questions: Questions) -> Questions:
 
 
 def shuffled(questions: Questions) -> Questions | None:
-    """The frames of videos in another order, at the same times; None where nothing can be shuffled. A file's order is
-    the same in every run."""
-    rng = np.random.default_rng(crc32(questions.items[0].media.encode(errors="surrogatepass")))
+    """The frames of videos in another order, at the same times; None where nothing can be shuffled. The order is
+    the same in every run, wherever the file lies."""
+    name = Path(questions.items[0].media).name
+    rng = np.random.default_rng(crc32(name.encode(errors="surrogatepass")))
     pixels = []
     for patches, (frames, rows, columns), _, _ in questions.inputs.visuals():
         order = np.arange(frames)
