@@ -68,13 +68,12 @@ def frames(
     return figure
 
 
-def contact_sheet(seen: Seen) -> Any:
+def contact_sheet(seen: Seen, width: float = WIDTH) -> Any:
     """All frames as the model gets them, dropped tokens dimmed; below each its time, and kept tokens of all."""
     dimmed = [dim(picture, keep) for picture, keep in zip(seen.pictures(), seen.keep, strict=True)]
     per_frame = zip(seen.times, seen.kept_per_frame, strict=True)
-    return frames(
-        np.stack(dimmed), [f"{seconds(time)}  {kept}/{seen.tokens_per_frame}".strip() for time, kept in per_frame]
-    )
+    titles = [f"{seconds(time)}  {kept}/{seen.tokens_per_frame}".strip() for time, kept in per_frame]
+    return frames(np.stack(dimmed), titles, width=width)
 
 
 def patches(seen: Seen, frame: int = 0, width: float = 5.0) -> Any:
