@@ -49,7 +49,7 @@ inputs/patches.py target_sizes
 inputs/processor.py encode_pieces
     Words become ids; each frame's placeholder is repeated once for each of its visual tokens, before pruning.
 inputs/template.py render
-    What it takes in, piece by piece: the prompt's words, and a placeholder for each frame after its time.
+    What `encode_pieces` takes in: the prompt's words, and a placeholder for each frame after its time.
 limits.py check_prompt
     What would not fit into memory, or the trained positions, is refused before a frame is decoded.
 inputs/patches.py patchify
@@ -58,7 +58,7 @@ inputs/patches.py patchify
 fast.py encode_equal_frames_once
     Frames that are equal to the bit will be encoded once, without a change to any number.
 model/videollama3.py VideoLLaMA3.splice
-    The heart: encode, prune, project, and put the features where the placeholders were.
+    The heart: encode, project, ask the pruner, and put the features where the placeholders were.
 model/vision.py VisionEncoder.forward
     All frames, packed: no batch axis, no padding.
 model/rope.py ImageRotary.forward

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.media import noise, write_sound
 from tests.small_runs import Mixed, processor, small_model
+from vl3ref.errors import VL3Error
 from vl3ref.inputs.processor import Processor
 from vl3ref.inputs.template import SYSTEM_PROMPT
 from vl3ref.model.diff_fp import keep_all
@@ -461,3 +462,10 @@ def test_the_small_world_written_to_files_gives_the_same_batch(tmp_path: Path) -
     assert ours.skipped == []
     assert {"image", "video"} == set(ours.packs[0].modals)
     assert equal(*(replace(one.packs[0], sources=None) for one in (ours, expected)))  # but for their names
+
+
+def test_samples_without_end_are_not_shuffled() -> None:
+    world = TinyWorld(1, {"scene": 1.0})
+    with pytest.raises(VL3Error, match=r"Plan\(shuffle=False, steps="):
+        Conversations(world, processor(), 2)
+    assert Conversations(world, processor(), 2, shuffle=False)[0].samples == 2

@@ -63,9 +63,11 @@ def test_where_an_answer_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
     assert predicted is None or bool((predicted[names["words"]].argmax(-1) == words).all())
 
 
-def test_a_swapped_part(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_swapped_part(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
     names = run_page("recipes/swap_a_part.md")
     assert "projector.down.weight" in caplog.text
+    assert (tmp_path / "runs" / "world" / "annotations.jsonl").exists()
     assert type(names["model"].projector).__name__ == "NarrowProjector"
 
 

@@ -273,7 +273,7 @@ def _match(
         logger.warning("dropped (2D RoPE replaces SigLIP's position table, and there is no pooling): %s", dropped)
     advice = ""
     if not changed and any(not problem.startswith(("twice", "quantised")) for problem in problems):
-        advice = "\nIf a changed model was saved here, load it whole with the change= that it was saved with."
+        advice = "\n  If a changed model was saved here, load it whole with the change= that it was saved with."
     filled = {*names.values(), *unfit}
     absent = [name for name in tensors if name not in filled]
     problems += [f"missing: {name} {tuple(tensors[name].shape)}" for name in absent if tensors[name].is_meta]

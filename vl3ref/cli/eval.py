@@ -95,6 +95,7 @@ def evaluate(
     names = model or ["vl3-tiny"]
     columns: dict[str, dict[str, examination.Score]] = {}
     for label, name in zip(labels(names), names, strict=True):
+        label += " + change" if changing else ""
         network, processor = vl3ref.load(name, device, change=changing, adapter=adapter)
         pruners = {text: {"pruner": read_pruner(text, network)} for text in pruner or ()}
         for kind, settings in {**examination.EXAMINATIONS, **pruners}.items():

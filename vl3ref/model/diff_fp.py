@@ -50,8 +50,8 @@ def frame_change(
 ) -> Float[Tensor, "later_frames tokens"]:
     """Mean absolute difference of each token's pixels to the same place one frame earlier, times 255.
 
-    Always in float32 (differences in bfloat16 cannot resolve the threshold), and one pair of frames at a time, so that memory
-    does not grow with the clip.
+    Always in float32 (differences in bfloat16 cannot resolve the threshold), and one pair of frames at a time, so that
+    memory does not grow with the clip.
     """
     by_token = rearrange(pixels, "(t n m) c -> t n (m c)", t=frames, m=merge**2)
     return torch.stack([(now.float() - before.float()).abs().mean(-1) for before, now in pairwise(by_token)]) * 255

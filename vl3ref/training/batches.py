@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import Dataset
 
-from vl3ref.errors import VL3Error
+from vl3ref.errors import TrainingError, VL3Error
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.loss import has_target
 from vl3ref.model_inputs import IGNORE_INDEX, ModelInputs, join
@@ -55,6 +55,10 @@ class Batch:
     filler: Any = None
 
 
+MOST_SHUFFLED = 1 << 32
+"""Samples of an epoch; an order of so many takes 34 GB."""
+
+
 @dataclass
 class Conversations(Dataset[Batch]):
     """Batches of annotated conversations.
@@ -78,6 +82,10 @@ class Conversations(Dataset[Batch]):
     rank: int = 0
     world: int = 1
     _epoch: tuple[int, torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shuffle and len(self.samples) > MOST_SHUFFLED:
+            raise TrainingError("samples without end have no order to shuffle: Plan(shuffle=False, steps=...)")
 
     def __getitem__(self, step: int) -> Batch:
         """This process's batch of a step, counted from 0."""
