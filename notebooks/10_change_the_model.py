@@ -174,7 +174,7 @@ assert close(logits_of(load(same_pruner)), logits_of(model))
 # %% [markdown]
 # Another: of what DiffFP leaves, the half of each frame that a linear layer scores highest. How is a choice trained? A pruner may
 # return scores in place of a mask: tokens with a score above zero are kept, and their embeddings are multiplied by it. So a
-# gradient reaches the layer that scored them.
+# gradient reaches the layer that scored them. Untrained, its choice is arbitrary.
 
 
 # %%
@@ -359,7 +359,8 @@ for name, one in models.items():
     print(f"{name:16} {before[name][0]:8.3f} {after[name][0]:8.3f} {after[name][1]:8.1f} {new:12,}")
 
 # %% [markdown]
-# Read the table as what it is: a few steps on few samples. Whether a change is good is a question for more training, more than one
+# Read the table as what it is: a few steps on few samples. Learning rates were chosen for what is new; where the unchanged model
+# gets worse, they are larger than a trained model needs. Whether a change is good is a question for more training, more than one
 # seed, and the benchmarks (`vl3ref eval`). What it does show is which parts the rest of the model depends on, and how soon it gets
 # used to another.
 #
