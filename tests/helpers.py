@@ -16,10 +16,9 @@ needs_sharding = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def run_page(page: str) -> dict[str, Any]:
-    """Run the Python of a page in docs as it stands, and return its names."""
+def run_page(page: str, **names: Any) -> dict[str, Any]:
+    """Run the Python of a page in docs as it stands, and return its names. `names` are what the page takes as given."""
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
-    names: dict[str, Any] = {}
     exec("".join(code), names)
     return names
 

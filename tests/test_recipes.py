@@ -1,10 +1,11 @@
-"""The Python of docs/recipes runs as it stands."""
+"""The Python of the documentation runs as it stands."""
 
 import runpy
 import shutil
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers import ROOT, run_page
 
@@ -90,3 +91,41 @@ def test_handed_to_transformers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) 
     shutil.copy(ROOT / "docs" / "media" / "tinyworld" / "moves.mp4", "clip.mp4")
     names = run_page("recipes/transformers.md")
     assert float(names["difference"]) < 1e-4 * float(names["logits"].abs().max())
+
+
+def test_the_home_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    run_page("index.md")
+    assert capsys.readouterr().out.strip()
+
+
+def test_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("vl3ref.training.run.train", lambda data, **named: asked.update(named, data=data))
+    names = run_page("training.md")
+    assert len(names["scores"]["time"].answers) == 20 and asked["stage"] == 3
+    import vl3ref
+
+    model, _ = vl3ref.load("vl3-tiny", change=names["change"])
+    assert type(model.pruner).__name__ == "ScoringPruner"
+
+
+def test_parity() -> None:
+    import vl3ref
+
+    model, processor = vl3ref.load("vl3-tiny")
+    inputs = processor([{"role": "user", "content": "Hello"}])
+    encoder, other = (vl3ref.load("vl3-tiny")[0].projector for _ in range(2))
+    with torch.no_grad():
+        other.readout[2].bias += 1
+    pixels = torch.zeros(3, model.config.vision.hidden_size)
+    names = run_page("parity.md", model=model, inputs=inputs, my_encoder=encoder, their_encoder=other, pixels=pixels)
+    assert names["logits"].shape[0] == len(inputs.input_ids) and "readout.2" in str(names["report"].first_difference)
+
+
+def test_every_page_with_python_is_run() -> None:
+    """By a test of this folder, which names it."""
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in (ROOT / "docs").rglob("*.md"):
+        if "```python" in page.read_text(encoding="utf-8"):
+            assert str(page.relative_to(ROOT / "docs").as_posix()) in tests, page
