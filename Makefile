@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 # process, which makes their fixtures once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-explore test-torch test-cuda test-lmms lmms-env fuzz fuzz-guided soak bench lint docs clean
+.PHONY: demo test test-slow test-explore test-torch test-cuda notebooks test-lmms lmms-env fuzz fuzz-guided soak bench lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vl3ref ask docs/media/tinyworld/moves.mp4 "Where does the red circle move?"
@@ -21,7 +21,12 @@ demo: $(VENV)/.installed
 
 # The same cases in every run.
 test: $(VENV)/.installed-test lint
-	$(PYTEST)
+	$(PYTEST) --ignore tests/notebooks
+	$(PYTEST) --dist load tests/notebooks
+
+# Run all notebooks and keep their outputs, or make notebooks N="4 5".
+notebooks: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/build_notebooks.py $(N)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
@@ -90,7 +95,7 @@ $(BIN)/python:
 
 # constraints.txt pins torch to a CPU build; without it pip would fetch gigabytes of CUDA.
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[plots]"
 	@touch $@
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt

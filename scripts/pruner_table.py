@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 import vl3ref
 from vl3ref.inputs.processor import Processor
-from vl3ref.inspection import contact_sheet, visuals_of
+from vl3ref.inspection import visuals_of
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.plots import contact_sheet
 from vl3ref.pruners import RULES, read_pruner
 from vl3ref.tinyworld import TIME_SKILLS, examine
 from vl3ref.tinyworld.examination import overall
@@ -95,7 +96,7 @@ def show_frames(model: VideoLLaMA3, processor: Processor, folder: Path) -> None:
     for rule in RULES:
         for pruner in (rule, f"{rule}=0.33"):
             [seen] = visuals_of(inputs, model.splice(inputs, read_pruner(pruner, model)).keep_mask)
-            contact_sheet(seen).save(folder / f"pruners-{pruner.replace('=0.', '-')}.jpg", quality=80)
+            contact_sheet(seen).savefig(folder / f"pruners-{pruner.replace('=0.', '-')}.jpg")
             print(f"{pruner}: {seen.kept} of {seen.tokens} tokens of bunny.mp4", flush=True)
 
 

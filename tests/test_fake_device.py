@@ -13,6 +13,8 @@ from tests.goldens_cases import NAMES, inputs_of, labels_of
 from tests.helpers import GOLDENS, ROOT
 from vl3ref.chat import Chat
 from vl3ref.checkpoints import load_model
+from vl3ref.evaluation.asking import Reply, ask, prepare
+from vl3ref.evaluation.benchmark import Item
 from vl3ref.fast import static_step
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.language_model import LanguageModel
@@ -153,6 +155,21 @@ def test_chat_over_two_turns() -> None:
                 said.append("".join(chat.ask(question, files, max_tokens=64)))
         said.append(chat.ids)
     assert said[:3] == said[3:]
+
+
+def test_questions_about_one_clip() -> None:
+    model, processor = vl3ref.load("vl3-tiny", device="cpu")
+    clip = str(ROOT / "docs" / "media" / "tinyworld" / "turns.mp4")
+    video, options = {"type": "video", "video": clip}, ("red", "yellow")
+    texts = [{"type": "text", "text": text} for text in ("What turns yellow?", "Which colour?", "When?")]
+    items = [Item(text["text"], clip, [video, text], "", options, subset=text["text"][:3]) for text in texts]
+    said = []
+    for asked in (model, on_device(copy.deepcopy(model))):
+        with fake_gpu():
+            said.append(ask(asked, processor, prepare(asked, processor, items), 3))
+    for one, other in zip(*said, strict=True):
+        assert isinstance(one, Reply) and isinstance(other, Reply) and one.text == other.text
+        assert one.letters == pytest.approx(other.letters, abs=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- the waits

@@ -81,26 +81,6 @@ def test_dropped_tokens_alone_are_dimmed():
     assert (inspection.dim(np.zeros_like(picture), keep) > 0).any()
 
 
-def test_sheet_shows_every_frame(model, processor):
-    seen = inspect(CLIP, model, processor, fps=0.5)
-    pictures = seen.pictures()
-    sheet = np.asarray(inspection.contact_sheet(seen))
-    assert len(pictures) == 5  # three columns, two rows
-    for frame in range(5):
-        x, y = 6 + frame % 3 * (112 + 6), 6 + frame // 3 * (112 + 24)
-        shown = inspection.dim(pictures[frame], seen.keep[frame])
-        assert np.array_equal(sheet[y : y + 112, x : x + 112], shown)
-        assert (sheet[y + 112 : y + 130, x : x + 112] < 128).any()  # the caption
-    assert (sheet[142:254, 242:] == 255).all()  # the sixth place stays empty
-
-
-@pytest.mark.parametrize("count", [1, 2, 40, 180])
-def test_sheet_stays_within_its_width(model, processor, count):
-    video = {"type": "video", "video": np.zeros((count, 28, 140, 3), np.uint8)}
-    seen = inspection.inspect_part(video, model, processor)
-    assert inspection.contact_sheet(seen).width <= inspection.SHEET_WIDTH
-
-
 def test_table(model, processor):
     seen = inspect(CLIP, model, processor, fps=0.5)
     output = io.StringIO()

@@ -153,7 +153,7 @@ def new_folder(folder: Path, error: type[VL3Error], own: re.Pattern[str]) -> Ite
         if staging.exists():
             raise error(f"another process is writing {folder}; wait until it is done")
         staging.mkdir(parents=True)
-        with _held(staging, error):
+        with held(staging, error):
             try:
                 _put_back(old, folder)
                 shutil.rmtree(old, ignore_errors=True)
@@ -179,22 +179,23 @@ def _put_back(old: Path, folder: Path) -> None:
 def clear(folder: Path, pattern: str) -> None:
     """Remove the folders in it that killed processes left: those that match a pattern and no process holds."""
     for leftover in [path for path in folder.glob(pattern) if path.is_dir()]:
-        with suppress(VL3Error, OSError), _held(leftover, VL3Error):
+        with suppress(VL3Error, OSError), held(leftover, VL3Error):
             shutil.rmtree(leftover)
 
 
 @contextmanager
-def _held(folder: Path, error: type[VL3Error]) -> Iterator[None]:
-    """A lock that ends with the process, however it ends. Where a file system has no locks, nothing is held."""
+def held(path: Path, error: type[VL3Error]) -> Iterator[None]:
+    """A lock on a folder or a file that ends with the process, however it ends. Where a file system has no locks,
+    nothing is held."""
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise error(f"another process holds {folder}; wait until it is done") from None
+            raise error(f"another process holds {path}; wait until it is done") from None
         except OSError:
             pass
         yield

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 from torch import Tensor
 
@@ -25,11 +24,6 @@ from vl3ref.model_inputs import ModelInputs, VisualSource
 
 CONTRAST, VEIL = 0.2, 48
 """A dropped token's pixels are scaled by the first and get the second added, so that a black one looks dropped too."""
-
-SHEET_WIDTH, CELL_WIDTH = 1920, 96
-"""Pixels of a whole sheet at most, and of one frame at least (its caption needs them)."""
-
-MARGIN, CAPTION = 6, 18
 
 
 @dataclass
@@ -162,24 +156,6 @@ def table_of(seen: Seen) -> Table:
         share = f"{kept / seen.tokens_per_frame:.0%}"
         table.add_row(str(frame), seconds(time), str(seen.tokens_per_frame), str(kept), share)
     return table
-
-
-def contact_sheet(seen: Seen) -> Image.Image:
-    """All frames on one sheet, dropped tokens dimmed, with the time and kept / all tokens under each."""
-    pictures = seen.pictures()
-    count, height, width, _ = pictures.shape
-    columns = math.ceil(math.sqrt(count))
-    cell_width = max(min(width, (SHEET_WIDTH - MARGIN) // columns - MARGIN), CELL_WIDTH)
-    cell_height = max(round(height * cell_width / width), 1)
-    across, down = cell_width + MARGIN, cell_height + CAPTION + MARGIN
-    sheet = Image.new("RGB", (columns * across + MARGIN, math.ceil(count / columns) * down + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for frame, (time, kept) in enumerate(zip(seen.times, seen.kept_per_frame, strict=True)):
-        x, y = MARGIN + frame % columns * across, MARGIN + frame // columns * down
-        sheet.paste(Image.fromarray(dim(pictures[frame], seen.keep[frame])).resize((cell_width, cell_height)), (x, y))
-        caption = f"{seconds(time)}  {kept}/{seen.tokens_per_frame}".strip()
-        draw.text((x, y + cell_height + 2), caption, "black", font)
-    return sheet
 
 
 def dim(picture: RGB, keep: Bool[Tensor, "rows columns"]) -> RGB:

@@ -1,9 +1,9 @@
 """Hidden states and attention maps of a forward pass, taken by hooks: the model itself knows nothing of it.
 
-with watch(model) as seen:
-    model(inputs)
-seen.language.hidden_states[3]      # what enters block 3, (tokens, dim); the last one follows the final norm
-seen.vision.attentions[0][2]        # block 0, frame 2: (heads, patches, patches)
+    with watch(model) as seen:
+        model(inputs)
+    seen.language.hidden_states[3]      # what enters block 3, (tokens, dim); the last one follows the final norm
+    seen.vision.attentions[0][2]        # block 0, frame 2: (heads, patches, patches)
 
 Patches are listed row by row, not in the merge-block order in which they are computed, so that a row of a map reshaped
 to (rows, columns) is a picture. Maps are computed beside the fused attention: the pass gives the same without them.

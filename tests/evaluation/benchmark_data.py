@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from tests.media import write_video
+from vl3ref.evaluation.benchmark import Item, Judge
+from vl3ref.evaluation.benchmarks import BENCHMARKS
 
 COLOURS = ("red", "green", "blue", "yellow")
 LETTERS = "ABCDEFGHIJ"
@@ -387,3 +389,13 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "nextqa": nextqa,
 }
 NAMES = tuple(MAKERS)
+
+
+def judge_that_says(reply: str) -> Judge:
+    return lambda prompt: reply
+
+
+def outcomes(name: str, item: Item, response: str, judge: Judge | None = None) -> tuple[str, str]:
+    """What becomes of an item by the official rules and by the strict ones."""
+    benchmark = BENCHMARKS[name]
+    return benchmark.official(item, response, judge).outcome, benchmark.strict(item, response).outcome

@@ -206,7 +206,7 @@ def test_likelihoods_are_scores(adapter_module: Any, model: Any) -> None:
     assert [likelihood for likelihood, _ in results] == pytest.approx(expected.tolist(), rel=1e-5)
     assert [is_greedy for _, is_greedy in results] == [text.strip() == said for text in options]
     losses = adapter_module.SimpleVL3Ref.loglikelihood(simple_copy(adapter_module, model), requests)
-    assert losses == [(-likelihood, is_greedy) for likelihood, is_greedy in results]
+    assert [loss.text for loss in losses] == [(-likelihood, is_greedy) for likelihood, is_greedy in results]
     [(likelihood, _)] = model.loglikelihood([SimpleNamespace(args=("", "A"))])
     assert likelihood < 0
 

@@ -1,4 +1,4 @@
-"""`vl3ref eval`: how much a model knows."""
+"""`vl3ref eval`: how much a model knows, of the small world, of the paper's benchmarks or of data of one's own."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,32 @@ import typer
 from rich.table import Table
 
 from vl3ref.cli import held_out
-from vl3ref.cli.options import Adapter, Device, between, check_device, check_outputs, option, write_text
+from vl3ref.cli.benchmarks import Asked, BenchmarkOptions, evaluate_benchmark, is_benchmark
+from vl3ref.cli.options import (
+    Adapter,
+    Device,
+    between,
+    check_device,
+    check_outputs,
+    labels,
+    option,
+    with_options,
+    write_text,
+)
 from vl3ref.cli.printing import note, say_table
 from vl3ref.errors import InputError
 
 OWN = "For data of your own"
 
 
+@with_options(BenchmarkOptions)
 def evaluate(
     data: Annotated[
         list[str],
         typer.Argument(
-            metavar="tinyworld|DATA...", help="The small world, or annotation files of your own.", show_default=False
+            metavar="tinyworld|NAME|DATA...",
+            help="The small world; a benchmark of the paper; annotation files of your own.",
+            show_default=False,
         ),
     ],
     model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
@@ -34,7 +48,7 @@ def evaluate(
         option("--metric", help="exact, options (the likeliest), FILE.py:FUNCTION (default: exact).", panel=OWN),
     ] = None,
     media: Annotated[Path | None, option("--media", help="Folder of the data's relative paths.", panel=OWN)] = None,
-    max_tokens: Annotated[int | None, option("--max-tokens", help="Most new tokens of an answer.", panel=OWN)] = None,
+    max_tokens: Annotated[int | None, option("--max-tokens", help="Most new tokens of an answer.")] = None,
     questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
     controls: Annotated[
         bool, option("--controls/--no-controls", help="New wordings, blank pictures, and more (first model).")
@@ -43,14 +57,30 @@ def evaluate(
     json_file: Annotated[Path | None, option("--json", help="Write the numbers here.")] = None,
     markdown: Annotated[Path | None, option("--markdown", help="Write the tables here.")] = None,
     device: Device = None,
+    *,
+    options: BenchmarkOptions,
 ) -> None:
-    """Ask a model held-out questions about the small world and count exact answers, skill by skill; or ask what your
-    own annotations ask."""
+    """Ask a model held-out questions about the small world and count exact answers, skill by skill; or ask what a
+    benchmark of the paper asks, or your own annotations."""
     between("--questions", questions, 1, 1_000_000)
     between("--seed", seed, 0)
     between("--max-tokens", max_tokens, 1, 1_000_000)
     check_outputs(json_file, markdown)
     check_device(device)
+    if is_benchmark(data, options):
+        if metric or media:
+            raise InputError("--metric and --media are for data of your own: benchmarks have their own rules")
+        asked = Asked(
+            models=model or ["vl3-tiny"],
+            adapter=adapter,
+            change=change,
+            pruners=pruner or [],
+            max_tokens=max_tokens,
+            controls=controls,
+            device=device,
+        )
+        evaluate_benchmark(data, options, asked, json_file, markdown)
+        return
     if data != ["tinyworld"]:
         held_out.evaluate_own(data, model, adapter, change, pruner, metric, media, max_tokens, json_file, device)
         return
@@ -63,11 +93,8 @@ def evaluate(
 
     changing = None if change is None else read_change(change)
     names = model or ["vl3-tiny"]
-    labels = [Path(name).name for name in names]
-    if len(set(labels)) < len(labels):  # as the `final` of several runs
-        labels = names
     columns: dict[str, dict[str, examination.Score]] = {}
-    for label, name in zip(labels, names, strict=True):
+    for label, name in zip(labels(names), names, strict=True):
         network, processor = vl3ref.load(name, device, change=changing, adapter=adapter)
         pruners = {text: {"pruner": read_pruner(text, network)} for text in pruner or ()}
         for kind, settings in {**examination.EXAMINATIONS, **pruners}.items():

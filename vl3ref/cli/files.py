@@ -27,10 +27,11 @@ def inspect(
 
     Needs a checkpoint's small files, no weights.
     """
-    from vl3ref import inspection
+    from vl3ref import inspection, plots
     from vl3ref.checkpoints import load_processor, read_config
     from vl3ref.hub import find_checkpoint
 
+    plots.import_pyplot()
     [part] = options.parts([file])
     options.check_times([part])
     folder = find_checkpoint(options.model)
@@ -41,7 +42,7 @@ def inspect(
     say_table(inspection.table_of(seen))
     path = Path(f"{Path(file).resolve().stem}.inspect.png") if out is None else out
     with raising(), new_file(path, InputError) as fresh:
-        inspection.contact_sheet(seen).save(fresh, format="PNG")
+        plots.contact_sheet(seen).savefig(fresh, format="png")
     note(f"wrote {path}")
 
 

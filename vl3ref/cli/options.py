@@ -190,6 +190,12 @@ def load(
         return vl3ref.load(folder, device, dtype, adapter=adapter)
 
 
+def labels(models: list[str]) -> list[str]:
+    """Short names of several checkpoints; their whole ones where the short are the same, as the `final` of runs."""
+    short = [Path(name).name for name in models]
+    return short if len(set(short)) == len(short) else models
+
+
 def check_device(name: str | None) -> None:
     """
     Raises:

@@ -55,7 +55,7 @@ def train(
     ] = None,
     lora: Annotated[
         str | None,
-        option("--lora", help="Train LoRA adapters instead: r=64,alpha=16,dropout=0.05.", panel=LEARNS),
+        option("--lora", help="Train LoRA adapters instead: r=64,alpha=16,dropout=0.05; bits=4: QLoRA.", panel=LEARNS),
     ] = None,
     lora_targets: Annotated[
         Literal["decoder", "vision", "both"] | None, option("--lora-targets", help="Default: decoder.", panel=LEARNS)

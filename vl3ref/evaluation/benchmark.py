@@ -31,11 +31,13 @@ class Item:
         media: file that the question is about. Questions about one file share its encoding, its place on a machine,
             and a draw of the bootstrap.
         content: parts of the user's message, as `Processor` takes them. None: it cannot be asked; see `trouble`.
-        answer: what is right, in the benchmark's own form; None: hidden.
+        answer: what is right: with options, the right one's letter, "A" for the first; else in the benchmark's own
+            form. None: hidden.
         options: texts to choose from, without their letters.
         kind: the row of the table that it counts in (a task type, a split).
         subset: the table it counts in, for benchmarks that are asked twice (with and without subtitles).
-        trouble: why it is broken, one sentence.
+        trouble: why it is broken, one sentence. With content all the same: the item contradicts itself (its answer is
+            none of its options); it is asked, since an official rule may score it, and `strict` finds it broken.
         more: what the benchmark's own rules need besides.
     """
 

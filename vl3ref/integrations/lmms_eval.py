@@ -181,14 +181,14 @@ class VL3Ref(lmms):
 
 
 class SimpleVL3Ref(VL3Ref):
-    """The same for `--force_simple`, without which lmms-eval 0.7 asks for no likelihoods. Its multiple choice takes the
-    smallest value: losses, as its other models return."""
+    """The same for `--force_simple`, without which lmms-eval 0.7 asks for no likelihoods."""
 
     is_simple = True
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """(-log P(continuation | context), whether greedy decoding gives it) of each request."""
-        return [(-likelihood, is_greedy) for likelihood, is_greedy in super().loglikelihood(requests)]
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
+        """(-log P(continuation | context), whether greedy decoding gives it) of each request: the loss, of which the
+        multiple choice of lmms-eval takes the smallest. A bare pair is turned into text there; so it is wrapped."""
+        return [GenerationResult((-likelihood, greedy)) for likelihood, greedy in super().loglikelihood(requests)]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
         raise InputError("tasks of several rounds are run without --force_simple")
