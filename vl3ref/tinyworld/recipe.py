@@ -79,7 +79,7 @@ PHASES = (
     Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
     Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
-    Phase(TINY[1], {**TO_READ_FIRST, "clip": 2}, as_text={"clip": 1}, easy=0.2, steps=4000, described=(0.15, 0.4, 0.1)),
+    Phase(TINY[1], {**TO_READ_FIRST, "clip": 2}, as_text={"clip": 1}, easy=0.3, steps=3600, described=(0.15, 0.4, 0.1)),
     Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=9000, described=(0.05, 0.25, 0.1)),
     Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=5000, described=(0.0, 0.1, 0.1), system=0.6),
 )
@@ -180,7 +180,7 @@ COMPRESSED = 0.4
 PROCESSOR: dict[str, Any] = {
     "fps": 1,
     "max_frames": 180,
-    "image_merge_size": 1,
+    "image_merge_size": 2,
     "video_merge_size": 2,
     "min_tokens": 4,
     "max_tokens": 4096,
