@@ -195,8 +195,9 @@ def test_wordings_are_typed_as_people_type() -> None:
 
 @pytest.mark.parametrize("turns", [1, 3, 6])
 def test_no_turn_gives_a_later_answer_away(turns: int) -> None:
-    """A conversation is about details, or it asks for a description, or for everything; no answer was said before."""
-    world = TinyWorld(SEED, ALL, turns=turns, as_text=AS_TEXT, system=0.5)
+    """A conversation is about details, or it asks for a description, or for everything; no answer was said before.
+    Lists are another thing: what one says, another may ask for in another way."""
+    world = TinyWorld(SEED, ALL, turns=turns, as_text=AS_TEXT, system=0.5, described=(0.1, 0.0, 0.1))
     lengths, absent, systems = Counter[int](), 0, 0
     for index in range(150):
         sample = world[index]
@@ -239,23 +240,22 @@ def test_kinds_and_forms_come_as_often_as_asked() -> None:
 
 def test_a_list_has_the_answers_of_its_questions() -> None:
     """Each name that is asked about comes once, followed by what a question about it alone is answered."""
-    lengths = Counter[int]()
+    names_of, kinds_of = Counter[int](), Counter[int]()
     for kind in MAKERS:
         for index, example in enumerate(examples(kind)):
-            asked = example.each(np.random.default_rng(index))
-            if asked.kind == "inventory":  # there are no two such questions
+            lists = example.lists(np.random.default_rng(index), 3)
+            if lists[0].kind == "inventory":  # there are no two such questions
+                assert len(lists) == 1
                 continue
-            names = asked.about["names"].split(", ")
-            answers = {
-                next(iter(x.about.values())): x.answer
-                for x in example.questions
-                if WANTED.get(x.kind) == asked.about["wanted"]
-            }
-            assert asked.answer == ", ".join(f"{name} {answers[name]}" for name in names) and len({*names}) == len(
-                names
-            )
-            lengths[len(names)] += 1
-    assert {*lengths} == {2, 3, 4}
+            kinds_of[len(lists)] += 1
+            for asked in lists:
+                names = asked.about["names"].split(", ")
+                alike = [x for x in example.questions if WANTED.get(x.kind) == asked.about["wanted"]]
+                answers = {next(iter(x.about.values())): x.answer for x in alike}
+                assert asked.answer == ", ".join(f"{name} {answers[name]}" for name in names)
+                assert len({*names}) == len(names)
+                names_of[len(names)] += 1
+    assert {*names_of} == {2, 3, 4} and {*kinds_of} == {1, 2, 3}
 
 
 def test_easy_pictures_are_small_and_have_little_in_them() -> None:
