@@ -197,7 +197,7 @@ def _change(rng: np.random.Generator, easy: bool) -> Example:
     for name, event, second in zip(names, events, seconds, strict=True):
         about = {"event_s": _third_person(event)}
         questions.append(Question("what changes", name, [*names, *bystanders], about))
-        questions.append(Question("at", name, names, {**about, "time": str(second)}))
+        questions.append(Question("at", name, names, {"time": str(second), **about}))
         questions += [
             Question("when", _at(second), [_at(s) for s in seconds], _event(called, event)) for called in _called(name)
         ]
@@ -241,7 +241,7 @@ def _when(names: Sequence[str], event: str, seconds: Sequence[float]) -> list[Qu
     """When it happened to which thing, and what it happened to at which second."""
     questions = []
     for name, second in zip(names, seconds, strict=True):
-        about = {"event_s": _third_person(event), "time": str(second)}
+        about = {"time": str(second), "event_s": _third_person(event)}
         questions.append(Question("at", name, names, about))
         for called in _called(name):
             questions.append(Question("when", _at(second), [_at(s) for s in seconds], _event(called, event)))

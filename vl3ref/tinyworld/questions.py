@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from vl3ref.tinyworld.drawing import Frame
-from vl3ref.tinyworld.wordings import ABSENT_NOUNS, WORDINGS, Kind
+from vl3ref.tinyworld.wordings import ABSENT_NOUNS, WANTED, WORDINGS, Kind
 
 T = TypeVar("T")
 
@@ -87,6 +87,23 @@ class Example:
     def inventory(self) -> Question:
         """Everything shown, cell by cell: a dense description to learn seeing from."""
         return Question("inventory", self.as_text(), [])
+
+    def each(self, rng: np.random.Generator) -> Question:
+        """Several questions of one kind at once: "the colour of each: star, circle?" "star red, circle blue".
+
+        The answer says each name before what is asked of it, and in a random order. A decoder learns to find a thing
+        by its name from these: the name is the word before, and nothing else tells which thing is meant.
+        """
+        by_kind: dict[str, dict[str, str]] = {}
+        for question in self.questions:
+            if question.kind in WANTED:
+                by_kind.setdefault(question.kind, {})[next(iter(question.about.values()))] = question.answer
+        if not by_kind:
+            return self.inventory()
+        kind = pick(rng, list(by_kind))
+        names = shuffle(rng, list(by_kind[kind]))[:4]
+        about = {"wanted": WANTED[kind], "names": ", ".join(names)}
+        return Question("each", ", ".join(f"{name} {by_kind[kind][name]}" for name in names), [], about)
 
 
 def picture_caption(answer: str, things: int = 1) -> Question:

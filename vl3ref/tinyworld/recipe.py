@@ -45,7 +45,7 @@ class Phase:
         as_text: share of each kind that is given as text instead of pixels.
         easy: share of the samples with few things in them.
         steps: of `batch_size` samples each.
-        described: shares of inventories and of descriptions.
+        described: shares of inventories, of lists and of descriptions.
         turns: most questions about one picture.
         system: share of the conversations that begin with the system prompt, a quarter of a short one's tokens.
     """
@@ -56,7 +56,7 @@ class Phase:
     easy: int | float
     steps: int
     batch_size: int = 32
-    described: tuple[float, float] = (0.1, 0.1)
+    described: tuple[float, float, float] = (0.1, 0.1, 0.1)
     system: float = 0.25
     turns: int = 4
 
@@ -76,12 +76,12 @@ ALL_KINDS = {"scene": 5, "sign": 4, "label": 1, "document": 3, "chart": 2, "clip
 LAST = {"scene": 4, "sign": 3, "document": 2, "chart": 2, "clip": 11}
 
 PHASES = (
-    Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=5000, described=(0.25, 0.05), system=0.1, turns=6),
+    Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
-    Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=800, described=(0.4, 0.1)),
-    Phase(TINY[1], {**TO_READ_FIRST, "clip": 3}, as_text={"clip": 1.0}, easy=0.3, steps=4000, described=(0.3, 0.1)),
-    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.15, steps=24000),
-    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=10000, system=0.6),
+    Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
+    Phase(TINY[1], {**TO_READ_FIRST, "clip": 2}, as_text={"clip": 1}, easy=0.2, steps=4000, described=(0.15, 0.4, 0.1)),
+    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=9000, described=(0.05, 0.25, 0.1)),
+    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=5000, described=(0.0, 0.1, 0.1), system=0.6),
 )
 """About twelve hours of one CPU core."""
 

@@ -46,8 +46,8 @@ class TinyWorld:
         as_text: share of each kind that is given as text instead of pixels, for a decoder that cannot see yet. Kinds
             that are left out are never text.
         easy: share of the samples with few things, small boards and short clips.
-        described: shares of the samples that are an inventory, cell by cell, and a description. The others are
-            questions.
+        described: shares of the samples that are an inventory, cell by cell; a list of several things, each with what
+            is asked of it; and a description. The others are questions.
         compressed: share of the clips that went through a video encoder (`encoding.random_encoding`).
         system: share of the conversations that begin with the system prompt.
         size: what `len` returns.
@@ -60,7 +60,7 @@ class TinyWorld:
         turns: int = 4,
         as_text: Mapping[str, int | float] | None = None,
         easy: int | float = 0.0,
-        described: tuple[int | float, int | float] = (0.1, 0.1),
+        described: tuple[int | float, int | float, int | float] = (0.1, 0.1, 0.1),
         compressed: int | float = 0.0,
         system: int | float = 1.0,
         size: int = 1 << 40,
@@ -81,6 +81,8 @@ class TinyWorld:
         form = rng.random()
         if form < self.described[0]:
             asked = [example.inventory()]
+        elif form < sum(self.described[:2]):
+            asked = [example.each(rng)]
         elif form < sum(self.described):
             asked = [example.caption]
         else:

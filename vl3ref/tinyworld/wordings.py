@@ -141,6 +141,12 @@ WORDINGS: Mapping[str, Kind] = {
         What is in the image?""",
     ),
     "inventory": _kind("inventory", "Name everything you see.\nWhat is in each cell?\nList it all."),
+    "each": _kind(
+        "inventory",
+        """What is the {wanted} of each: {names}?
+        Give the {wanted} of each: {names}.
+        {names}: the {wanted} of each?""",
+    ),
     # --------------------------------------------------------------------------------------------- pictures: to be read
     "text": _kind(
         "reading",
@@ -345,3 +351,29 @@ WORDINGS: Mapping[str, Kind] = {
         "What does the clip show?\nDescribe this [video|clip].\nTell me what happens in the video.",
     ),
 }
+
+WANTED: Mapping[str, str] = {
+    "colour of shape": "colour",
+    "shape of colour": "shape",
+    "colour at place": "colour",
+    "shape at place": "shape",
+    "place of thing": "place",
+    "ink of text": "colour",
+    "text in ink": "text",
+    "price": "price",
+    "goods": "name",
+    "field": "text",
+    "height": "height",
+    "bar": "colour",
+    "course": "course",
+    "direction": "direction",
+    "moves to": "name",
+    "after": "next",
+    "before": "last",
+    "how often": "number",
+    "so often": "name",
+    "when": "time",
+    "at": "name",
+    "happens": "change",
+}
+"""Kinds of which several are asked at once ("each"), and what is then asked for."""
