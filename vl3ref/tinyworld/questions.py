@@ -98,9 +98,10 @@ class Example:
         for question in self.questions:
             if question.kind in WANTED:
                 by_kind.setdefault(question.kind, {})[next(iter(question.about.values()))] = question.answer
-        if not by_kind:
+        kinds = [kind for kind, answers in by_kind.items() if len(answers) > 1]
+        if not kinds:
             return self.inventory()
-        kind = pick(rng, list(by_kind))
+        kind = pick(rng, kinds)
         names = shuffle(rng, list(by_kind[kind]))[:4]
         about = {"wanted": WANTED[kind], "names": ", ".join(names)}
         return Question("each", ", ".join(f"{name} {by_kind[kind][name]}" for name in names), [], about)
