@@ -38,7 +38,7 @@ def clip(rng: np.random.Generator, easy: bool = False) -> Example:
 
 def _motion(rng: np.random.Generator, easy: bool) -> Example:
     """One or two things cross the board in straight lines, and may rest before or after; others stay."""
-    board = new_board(rng, BOARDS[: 1 if easy else None])
+    board = new_board(rng, BOARDS, easy)
     things = _distinct_things(rng)
     axis = int(rng.integers(2))  # 0: left and right, 1: up and down; two things move in lanes side by side
     lanes = shuffle(rng, range((board.rows, board.columns)[axis]))[: 1 if easy else int(rng.integers(1, 3))]
@@ -82,7 +82,7 @@ def _motion(rng: np.random.Generator, easy: bool) -> Example:
 
 def _arrivals(rng: np.random.Generator, easy: bool) -> Example:
     """Two to four things appear one after another, and stay."""
-    board = new_board(rng, BOARDS[: 1 if easy else None])
+    board = new_board(rng, BOARDS, easy)
     things = _distinct_things(rng)[: 2 if easy else min(int(rng.integers(2, 5)), board.columns * board.rows)]
     count = int(rng.integers(len(things) + 2, 6 if easy else 9))
     arrivals = sorted(int(i) + 1 for i in rng.permutation(count - 1)[: len(things)])
@@ -110,7 +110,7 @@ def _arrivals(rng: np.random.Generator, easy: bool) -> Example:
 
 def _blinking(rng: np.random.Generator, easy: bool) -> Example:
     """One or two things appear for a frame, one to four times; others stay."""
-    board = new_board(rng, BOARDS[: 1 if easy else None])
+    board = new_board(rng, BOARDS, easy)
     things = _distinct_things(rng)
     number = 1 if easy else int(rng.integers(1, 3))
     count = int(rng.integers(4, 7)) if easy else int(rng.integers(6, 10))
@@ -166,7 +166,7 @@ def _blinking(rng: np.random.Generator, easy: bool) -> Example:
 
 def _change(rng: np.random.Generator, easy: bool) -> Example:
     """One or two things turn another colour, appear, or disappear; others stay."""
-    board = new_board(rng, BOARDS[: 1 if easy else None])
+    board = new_board(rng, BOARDS, easy)
     things = _distinct_things(rng)
     colours = [colour for colour in COLOURS if colour not in dict(things)]
     count = int(rng.integers(3, 5) if easy else rng.integers(4, 9))
@@ -276,7 +276,7 @@ def _film(
     things: int,
 ) -> Example:
     """Draw the things of each frame on one background. `things` are those that the story has to keep apart."""
-    backdrop = background(rng, *board.size)
+    backdrop = background(rng, *board.size, board.plain)
     pictures = []
     for shown in frames:
         canvas = backdrop.copy()

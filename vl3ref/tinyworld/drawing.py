@@ -104,14 +104,14 @@ class Canvas:
         return [(x * self.SCALE, y * self.SCALE) for x, y in points]
 
 
-def background(rng: np.random.Generator, width: int, height: int) -> Canvas:
-    """A pale ground: lit from the upper left, of one colour, or striped; with more or less grain."""
+def background(rng: np.random.Generator, width: int, height: int, plain: bool = False) -> Canvas:
+    """A pale ground: lit from the upper left, of one colour, or striped; with more or less grain. A plain one is lit."""
     tint, across, down = (
         rng.uniform(-14, 14, 3),
         np.linspace(1, -1, width)[None, :, None],
         np.linspace(1, -1, height)[:, None, None],
     )
-    match int(rng.integers(4)):
+    match 0 if plain else int(rng.integers(4)):
         case 0:
             ground = 226 + across * np.array([16, 16, 0]) + down * np.array([0, -10, 22])
         case 1:

@@ -7,7 +7,7 @@ stage-1 ... stage-4, as in the paper, on the small world; stage 3 in two parts
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,16 @@ TO_READ_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
 ALL_KINDS = {"scene": 5, "sign": 4, "label": 1, "document": 3, "chart": 2, "clip": 11}
 LAST = {"scene": 4, "sign": 3, "document": 2, "chart": 2, "clip": 11}
 
+SCENES = replace(TINY[1], name="stage-2-scenes", purpose="the same, with scenes alone: to find a thing by its name")
+
 PHASES = (
     Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
     Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
-    Phase(TINY[1], {**TO_READ_FIRST, "clip": 2}, as_text={"clip": 1}, easy=0.2, steps=4000, described=(0.15, 0.4, 0.1)),
-    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=9000, described=(0.05, 0.25, 0.1)),
-    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=5000, described=(0.0, 0.1, 0.1), system=0.6),
+    Phase(SCENES, {"scene": 1}, as_text=NONE, easy=0.4, steps=4000, described=(0.1, 0.4, 0.05), turns=6),
+    Phase(TINY[1], TO_READ_FIRST, as_text=NONE, easy=0.2, steps=3000, described=(0.15, 0.3, 0.1)),
+    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=12000, described=(0.05, 0.2, 0.1)),
+    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=6000, described=(0.0, 0.1, 0.1), system=0.6),
 )
 """About twelve hours of one CPU core."""
 
@@ -180,7 +183,7 @@ COMPRESSED = 0.4
 PROCESSOR: dict[str, Any] = {
     "fps": 1,
     "max_frames": 180,
-    "image_merge_size": 1,
+    "image_merge_size": 2,
     "video_merge_size": 2,
     "min_tokens": 4,
     "max_tokens": 4096,

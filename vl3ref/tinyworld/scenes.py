@@ -32,11 +32,18 @@ SIDES = {(-1, 0): "left of", (1, 0): "right of", (0, -1): "above", (0, 1): "belo
 
 @dataclass
 class Board:
-    """A picture divided into square cells, and the things in them."""
+    """A picture divided into square cells, and the things in them.
+
+    Attributes:
+        cell: side of a cell in pixels.
+        plain: pure colours, upright, on a ground that is lit from one side: nothing to tell things apart by but what
+            they are.
+    """
 
     columns: int
     rows: int
     cell: float
+    plain: bool = False
     things: dict[Cell, Thing] = field(default_factory=dict)
 
     @property
@@ -61,6 +68,8 @@ class Board:
         size = self.cell * rng.uniform(0.55, 0.86)
         slack = (self.cell - size) / 2 * 0.8
         x, y = ((place + 0.5) * self.cell + rng.uniform(-slack, slack) for place in cell)
+        if self.plain:
+            return Thing(colour, shape, COLOURS[colour], x, y, size)
         angle, stroke, edge = rng.uniform(-0.25, 0.25), rng.uniform(0.15, 0.3), bool(rng.random() < 0.15)
         return Thing(colour, shape, shade(rng, colour), x, y, size, angle, stroke, edge)
 
@@ -77,8 +86,11 @@ class Board:
         return f"{down} {across}".strip() or "middle"
 
 
-def new_board(rng: np.random.Generator, sizes: Sequence[tuple[int, int]]) -> Board:
-    """Half of all boards have the smallest cells, the others larger ones up to half as large again."""
+def new_board(rng: np.random.Generator, sizes: Sequence[tuple[int, int]], easy: bool = False) -> Board:
+    """Half of all boards have the smallest cells, the others larger ones up to half as large again. An easy one is the
+    first of the sizes, plain, and of the smallest cells."""
+    if easy:
+        return Board(*sizes[0], CELL, plain=True)
     return Board(*pick(rng, sizes), CELL if rng.random() < 0.5 else CELL * rng.uniform(0.95, 1.5))
 
 
@@ -91,7 +103,7 @@ def board_text(board: Board, things: Mapping[Cell, Thing]) -> str:
 
 def scene(rng: np.random.Generator, easy: bool = False) -> Example:
     """Two to five coloured shapes, or one; at most two on a small board if `easy`."""
-    board = new_board(rng, BOARDS[: 1 if easy else None])
+    board = new_board(rng, BOARDS, easy)
     number = int(rng.integers(1, 3)) if easy else min(pick(rng, (1, 2, 2, 3, 3, 4, 4, 5)), board.columns * board.rows)
     if rng.random() < 0.65:  # nothing alike, so that what is asked about has to be told from all the others
         colours, shapes = shuffle(rng, list(COLOURS))[:number], shuffle(rng, SHAPES)[:number]
@@ -102,7 +114,7 @@ def scene(rng: np.random.Generator, easy: bool = False) -> Example:
         shapes = [pick(rng, forms[: 2 if few else None]) for _ in range(number)]
     for colour, shape in zip(colours, shapes, strict=True):
         board.add(rng, colour, shape)
-    canvas = background(rng, *board.size)
+    canvas = background(rng, *board.size, easy)
     for thing in board.things.values():
         draw_thing(canvas, thing)
     questions = [*_identity_questions(board), *_count_questions(rng, board), *_position_questions(board)]

@@ -69,15 +69,14 @@ MAX_VISUAL_TOKENS, MAX_TOKENS = 10240, 16384
 """Official: what the visuals of a conversation shrink to, and where a conversation is cut."""
 
 TINY = (
-    replace(OFFICIAL_2B[0], projector_lr=1e-3, vision_lr=1e-3),
-    replace(OFFICIAL_2B[1], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4),
-    replace(OFFICIAL_2B[2], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4),
+    replace(OFFICIAL_2B[0], projector_lr=1e-3, vision_lr=1e-3, image_merge_size=2),
+    replace(OFFICIAL_2B[1], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4, image_merge_size=2),
+    replace(OFFICIAL_2B[2], decoder_lr=8e-4, projector_lr=8e-4, vision_lr=8e-4, image_merge_size=2),
     replace(
         OFFICIAL_2B[3],
         decoder_lr=5e-4,
         projector_lr=5e-4,
         vision_lr=5e-4,
-        image_merge_size=1,
         purpose="video-centric fine-tuning: clips, and as many pictures",
     ),
 )
