@@ -88,8 +88,9 @@ class Example:
         """Everything shown, cell by cell: a dense description to learn seeing from."""
         return Question("inventory", self.as_text(), [])
 
-    def each(self, rng: np.random.Generator) -> Question:
-        """Several questions of one kind at once: "the colour of each: star, circle?" "star red, circle blue".
+    def lists(self, rng: np.random.Generator, most: int) -> list[Question]:
+        """Up to `most` lists, each several questions of one kind at once: "the colour of each: star, circle?" "star
+        red, circle blue".
 
         The answer says each name before what is asked of it, and in a random order. A decoder learns to find a thing
         by its name from these: the name is the word before, and nothing else tells which thing is meant.
@@ -98,13 +99,13 @@ class Example:
         for question in self.questions:
             if question.kind in WANTED:
                 by_kind.setdefault(question.kind, {})[next(iter(question.about.values()))] = question.answer
-        kinds = [kind for kind, answers in by_kind.items() if len(answers) > 1]
-        if not kinds:
-            return self.inventory()
-        kind = pick(rng, kinds)
-        names = shuffle(rng, list(by_kind[kind]))[:4]
-        about = {"wanted": WANTED[kind], "names": ", ".join(names)}
-        return Question("each", ", ".join(f"{name} {by_kind[kind][name]}" for name in names), [], about)
+        kinds = shuffle(rng, [kind for kind, answers in by_kind.items() if len(answers) > 1])[:most]
+        lists = []
+        for kind in kinds:
+            names = shuffle(rng, list(by_kind[kind]))[:4]
+            about = {"wanted": WANTED[kind], "names": ", ".join(names)}
+            lists.append(Question("each", ", ".join(f"{name} {by_kind[kind][name]}" for name in names), [], about))
+        return lists or [self.inventory()]
 
 
 def picture_caption(answer: str, things: int = 1) -> Question:

@@ -46,7 +46,7 @@ class TinyWorld:
         as_text: share of each kind that is given as text instead of pixels, for a decoder that cannot see yet. Kinds
             that are left out are never text.
         easy: share of the samples with few things, small boards and short clips.
-        described: shares of the samples that are an inventory, cell by cell; a list of several things, each with what
+        described: shares of the samples that are an inventory, cell by cell; lists of several things, each with what
             is asked of it; and a description. The others are questions.
         compressed: share of the clips that went through a video encoder (`encoding.random_encoding`).
         system: share of the conversations that begin with the system prompt.
@@ -82,7 +82,7 @@ class TinyWorld:
         if form < self.described[0]:
             asked = [example.inventory()]
         elif form < sum(self.described[:2]):
-            asked = [example.each(rng)]
+            asked = example.lists(rng, self.turns)
         elif form < sum(self.described):
             asked = [example.caption]
         else:
