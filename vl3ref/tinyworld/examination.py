@@ -141,7 +141,8 @@ def _ask(
     def counting_pruner(inputs: ModelInputs, features: Tensor | None) -> Tensor:
         nonlocal tokens
         scores = (pruner or model.pruner)(inputs, features)
-        tokens += int((scores > 0).sum())
+        if isinstance(scores, Tensor):  # what else a pruner may return, the model refuses
+            tokens += int((scores > 0).sum())
         return scores
 
     for start in range(0, len(samples), BATCH):
