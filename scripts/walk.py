@@ -131,9 +131,8 @@ def follow() -> dict[str, Call]:
             return
         name = f"{Path(file).as_posix()} {frame.f_code.co_qualname}"
         if name == HEART and event == "call":
-            for early in [
-                x for x in calls if x.startswith("model/") and not x.endswith("__init__")
-            ]:  # a trial of two frames
+            # What was called before belongs to a trial on two frames.
+            for early in [x for x in calls if x.startswith("model/") and not x.endswith("__init__")]:
                 del calls[early]
         if event == "call" and name in calls:
             calls[name].count += 1
@@ -166,11 +165,8 @@ def described(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if type(value).__name__ == "ModelInputs":
-        return (
-            f"{len(value.input_ids)} ids, pixels {tuple(value.pixel_values.shape)}"
-            if value.pixel_values is not None
-            else ""
-        )
+        pixels = value.pixel_values
+        return "" if pixels is None else f"{len(value.input_ids)} ids, pixels {tuple(pixels.shape)}"
     if type(value).__name__ == "Spliced":
         return f"embeddings {tuple(value.embeddings.shape)}"
     if isinstance(value, list | tuple) and value and all(isinstance(x, int) for x in value) and len(value) < 12:

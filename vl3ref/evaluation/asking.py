@@ -8,7 +8,7 @@ Answers are those of asking one at a time, up to ties that rounding decides.
 """
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vl3ref.errors import InputError
-from vl3ref.evaluation.benchmark import Item
+from vl3ref.evaluation.benchmark import OFFICIAL, Item
 from vl3ref.generation import FIRST_ROOM
 from vl3ref.inputs.processor import Processor, encode_pieces
 from vl3ref.inputs.template import is_visual, render
@@ -29,15 +29,6 @@ from vl3ref.model.diff_fp import DiffFP, keep_all
 from vl3ref.model.kv_cache import KVCache
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-
-OFFICIAL: Mapping[str, Any] = {
-    "fps": 1,
-    "max_frames": 180,
-    "max_tokens": 16_384,
-    "image_merge_size": 1,
-    "video_merge_size": 2,
-}
-"""How the authors' evaluation prepares images and videos, whatever the checkpoint's own defaults are."""
 
 MAX_NEW_TOKENS = 2048
 

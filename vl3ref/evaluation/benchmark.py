@@ -22,6 +22,16 @@ skipped: it has no public answer, or the protocol leaves it out; does not count.
 """
 
 
+OFFICIAL: Mapping[str, Any] = {
+    "fps": 1,
+    "max_frames": 180,
+    "max_tokens": 16_384,
+    "image_merge_size": 1,
+    "video_merge_size": 2,
+}
+"""How the authors' evaluation prepares images and videos, whatever the checkpoint's own defaults are."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One question.

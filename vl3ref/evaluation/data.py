@@ -3,9 +3,11 @@
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
+
+from PIL import Image
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.evaluation.benchmark import Item
@@ -117,6 +119,18 @@ def about(form: Literal["image", "video"], media: Path, question: str, answer: A
     except InputError as error:
         return Item(media=str(media), content=None, answer=answer, **{**fields, "trouble": str(error)})
     return Item(media=str(media), content=content, answer=answer, **fields)
+
+
+def embedded_image(row: Row, key: str) -> Image.Image | str:
+    """A picture that lies in a table, decoded when it is needed; or what is wrong."""
+    value = row.values.get(key)
+    data = value.get("bytes") if isinstance(value, dict) else None
+    if not isinstance(data, bytes):
+        return f"{row.where} has no {key}"
+    try:
+        return Image.open(BytesIO(data))
+    except Exception as error:  # Pillow's decoders raise many kinds
+        return f"{row.where}: {key} cannot be read as a picture: {type(error).__name__}"
 
 
 def video_file(folder: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.evaluation import asking
-from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict
+from vl3ref.evaluation.benchmark import OFFICIAL, Benchmark, Item, Judge, Verdict
 from vl3ref.evaluation.results import FORMAT, Results, read, writer
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
@@ -66,7 +66,7 @@ def run(
     groups = _by_file(benchmark, Path(data), limit)
     numbers = {item.id: number for number, item in enumerate(item for group in groups for item in group)}
     own = groups[shard[0] :: shard[1]]
-    setting = {**asking.OFFICIAL, "max_new_tokens": max_new_tokens, "controls": controls}
+    setting = {**OFFICIAL, "max_new_tokens": max_new_tokens, "controls": controls}
     heading: dict[str, Any] = {"format": FORMAT, "benchmark": benchmark.name, "model": name, "changes": changes}
     heading |= {**_identity(model), "setting": {**setting, "repetition_penalty": asking.penalty(model)}}
     heading |= {"items": len(numbers), "questions": _digest(item for group in groups for item in group)}

@@ -40,9 +40,7 @@ def quantise_base(model: nn.Module, device: torch.device, dtype: torch.dtype) ->
     layers = import_bitsandbytes().nn
     for module in model.modules():
         base = getattr(module, "base_layer", None)
-        if not isinstance(base, nn.Linear) or isinstance(base, layers.Linear4bit):
-            continue
-        if device.type == "cpu" and base.in_features % BLOCK:
+        if not isinstance(base, nn.Linear) or (device.type == "cpu" and base.in_features % BLOCK):
             continue
         sizes = base.in_features, base.out_features, base.bias is not None
         small = layers.Linear4bit(*sizes, dtype, compress_statistics=True, quant_type="nf4")

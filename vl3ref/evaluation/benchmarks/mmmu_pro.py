@@ -7,16 +7,13 @@ and the options name them. Our template ends a picture with a line break, which 
 import ast
 import re
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict, right_if
 from vl3ref.evaluation.choices import LETTERS, contradiction, strict_choice
-from vl3ref.evaluation.data import Row, checked, table_rows, tables
+from vl3ref.evaluation.data import Row, checked, embedded_image, table_rows, tables
 
 
 def items(root: Path) -> Iterator[Item]:
@@ -56,18 +53,6 @@ def _inline(prompt: str, row: Row) -> tuple[list[dict[str, Any]], str]:
                 return [], picture
             content.append({"type": "image", "image": picture})
     return content, ""
-
-
-def embedded_image(row: Row, key: str) -> Image.Image | str:
-    """A picture that lies in a table, decoded when it is needed; or what is wrong."""
-    value = row.values.get(key)
-    data = value.get("bytes") if isinstance(value, dict) else None
-    if not isinstance(data, bytes):
-        return f"{row.where} has no {key}"
-    try:
-        return Image.open(BytesIO(data))
-    except Exception as error:  # Pillow's decoders raise many kinds
-        return f"{row.where}: {key} cannot be read as a picture: {type(error).__name__}"
 
 
 def official(item: Item, response: str, judge: Judge | None) -> Verdict:

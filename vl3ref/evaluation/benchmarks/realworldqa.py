@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict, right_if
-from vl3ref.evaluation.benchmarks.mmmu_pro import embedded_image
 from vl3ref.evaluation.choices import LETTERS, labelled, strict_choice
-from vl3ref.evaluation.data import checked, table_rows, tables
+from vl3ref.evaluation.data import checked, embedded_image, table_rows, tables
 from vl3ref.evaluation.metrics import exact_match
 
 JUDGE = (

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vl3ref.errors import InputError
-from vl3ref.evaluation.benchmark import Benchmark, Item, Judge, Verdict, right_if
+from vl3ref.evaluation.benchmark import OFFICIAL, Benchmark, Item, Judge, Verdict, right_if
 from vl3ref.evaluation.choices import LETTERS, contradiction, strict_choice
 from vl3ref.evaluation.data import about, checked, table_rows, video_file
 from vl3ref.evaluation.metrics import read_srt, subtitles_at
 from vl3ref.inputs.videos import open_video
-
-FPS, MAX_FRAMES = 1, 180
-"""What the subtitles are chosen for: the frames that are shown."""
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -62,7 +59,9 @@ def _subtitles(path: Path, video: Path) -> str | InputError:
         if not path.exists():
             return ""
         subtitles = read_srt(path)
-        return "\n".join(subtitles_at(subtitles, open_video(video, FPS, MAX_FRAMES).timestamps.tolist()))
+        return "\n".join(
+            subtitles_at(subtitles, open_video(video, OFFICIAL["fps"], OFFICIAL["max_frames"]).timestamps.tolist())
+        )
     except InputError as error:
         return error
 
