@@ -14,7 +14,7 @@ from PIL import Image
 
 from vl3ref.tinyworld.charts import chart
 from vl3ref.tinyworld.documents import document, sign
-from vl3ref.tinyworld.drawing import Thing, background, draw_thing, to_frame
+from vl3ref.tinyworld.drawing import COLOURS, Thing, background, draw_thing
 from vl3ref.tinyworld.scenes import scene
 
 ROOT = Path(__file__).parents[1]
@@ -34,41 +34,44 @@ def film(path: Path, size: tuple[int, int], seconds: int, script: Callable[[floa
     """A clip of what the script says is there at each second."""
     backdrop = background(np.random.default_rng(1), *size)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "8", "preset": "slow", "tune": "animation"})
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "23"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(seconds * RATE):
             canvas = backdrop.copy()
             for thing in script(number / RATE):
                 draw_thing(canvas, thing)
-            frame = av.VideoFrame.from_ndarray(to_frame(canvas), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(canvas.frame(), format="rgb24")
             frame.time_base, frame.pts = Fraction(1, RATE), number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
+def thing(colour: str, shape: str, x: float, y: float, size: float) -> Thing:
+    return Thing(colour, shape, COLOURS[colour], x, y, size)
+
+
 def moves(time: float) -> list[Thing]:
     """A red circle crosses from left to right; a blue star stays below it."""
     share = min(time / 4, 1)
-    return [Thing("blue", "star", 42, 42, 20), Thing("red", "circle", 14 + 56 * share, 14, 20)]
+    return [thing("blue", "star", 42, 42, 20), thing("red", "circle", 14 + 56 * share, 14, 20)]
 
 
 def appears(time: float) -> list[Thing]:
     """A green square, later a blue ring."""
-    arrivals = [(2, Thing("green", "square", 14, 14, 22)), (4, Thing("blue", "ring", 70, 42, 22))]
-    return [thing for second, thing in arrivals if time >= second]
+    arrivals = [(2, thing("green", "square", 14, 14, 22)), (4, thing("blue", "ring", 70, 42, 22))]
+    return [one for second, one in arrivals if time >= second]
 
 
 def blinks(time: float) -> list[Thing]:
     """A purple triangle, seen three times."""
-    thing = Thing("purple", "triangle", 42, 14, 22)
-    return [thing] if int(time) in (1, 3, 6) else []
+    return [thing("purple", "triangle", 42, 14, 22)] if int(time) in (1, 3, 6) else []
 
 
 def turns(time: float) -> list[Thing]:
     """A black cross turns yellow beside a green star."""
     return [
-        Thing("black" if time < 3 else "yellow", "cross", 14, 42, 22),
-        Thing("green", "star", 42, 14, 22),
+        thing("black" if time < 3 else "yellow", "cross", 14, 42, 22),
+        thing("green", "star", 42, 14, 22),
     ]
 
 

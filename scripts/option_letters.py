@@ -2,7 +2,7 @@
 
 python scripts/option_letters.py [MODEL] [QUESTIONS]        default: vl3-tiny, 50 of each skill
 
-Fills the table of docs/recipes/likelihood.md.
+The options are what one could guess among in each picture or clip. Fills the table of docs/recipes/likelihood.md.
 """
 
 import sys
@@ -29,18 +29,18 @@ def main(name: str, questions: int) -> None:
     table = [["skill", *WAYS], ["---", *["---:"] * len(WAYS)]]
     total = np.zeros(len(WAYS))
     for skill in SKILLS:
+        asked = [(x, sample) for x, sample in held_out(skill, SEED, questions) if x.candidates > 1]
         right = np.zeros(len(WAYS))
-        conversations = [to_conversation(sample) for sample in held_out(skill, SEED, questions)]
-        answers = sorted({turns[-1]["content"] for turns in conversations})
         rng = np.random.default_rng(SEED)
-        for *question, answer in conversations:
-            others = [text for text in answers if text != answer["content"]]
-            options = [answer["content"], *rng.permutation(others)[:3].tolist()]
-            right += ask(model, processor, question, rng.permutation(options).tolist(), answer["content"])
-        table.append([skill, *(f"{x:.0%}" for x in right / questions)])
-        total += right
+        for question, sample in asked:
+            others = sorted({*question.choices} - {question.answer})
+            options = rng.permutation([question.answer, *rng.permutation(others)[:3]]).tolist()
+            right += ask(model, processor, to_conversation(sample)[:-1], options, question.answer)
+        share = right / len(asked)
+        table.append([skill, *(f"{x:.0%}" for x in share)])
+        total += share
         print(", ".join(table[-1]), flush=True)
-    table.append(["all", *(f"{x:.0%}" for x in total / questions / len(SKILLS))])
+    table.append(["all", *(f"{x:.0%}" for x in total / len(SKILLS))])
     fill(ROOT / "docs" / "recipes" / "likelihood.md", "letters", "".join(f"| {' | '.join(row)} |\n" for row in table))
 
 

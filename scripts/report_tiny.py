@@ -15,7 +15,7 @@ from matplotlib import pyplot
 
 import vl3ref
 from vl3ref.tinyworld import EXAMINATIONS, Score, examine
-from vl3ref.tinyworld.examination import as_markdown, overall
+from vl3ref.tinyworld.examination import as_markdown, overall, rows, rows_by_candidates
 from vl3ref.tinyworld.recipe import PHASES, Phase
 from vl3ref.training.checkpoints import latest_checkpoint
 from vl3ref.training.run_log import read_log
@@ -43,7 +43,8 @@ def main(run: Path, questions: int) -> None:
     plot_losses(run, RESULTS / "vl3-tiny-loss.png")
     write_log(run, RESULTS / "vl3-tiny-log.csv")
     page = RESULTS / "vl3-tiny.md"
-    fill(page, "table", as_markdown(columns))
+    fill(page, "candidates", as_markdown(rows_by_candidates(columns["accuracy"])))
+    fill(page, "table", as_markdown(rows(columns)))
     fill(page, "run", run_table(run))
 
 

@@ -19,8 +19,20 @@ from vl3ref.model.diff_fp import keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.tinyworld import EXAMINATIONS, PICTURE_SKILLS, SKILLS, TIME_SKILLS, Answer, Score, examination, examine
-from vl3ref.tinyworld.examination import SEED, as_json, as_markdown, blank, overall, rows, shuffled
+from vl3ref.tinyworld.encoding import Encoding
+from vl3ref.tinyworld.examination import (
+    SEED,
+    as_json,
+    as_markdown,
+    blank,
+    overall,
+    rows,
+    rows_by_candidates,
+    shuffled,
+)
+from vl3ref.tinyworld.questions import NONE, Question
 from vl3ref.tinyworld.samples import held_out
+from vl3ref.training.samples import to_conversation
 
 TINY = ROOT / "weights" / "vl3-tiny"
 Main = Callable[..., tuple[str, str]]
@@ -67,8 +79,14 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], FixedAns
     return set_answers
 
 
+@cache
+def exam(skill: str, count: int, seed: int = SEED) -> list[tuple[Question, dict[str, Any]]]:
+    """As `examine` asks it, but for the encoding of its clips, which changes no question."""
+    return held_out(skill, seed, count, encoding=None)
+
+
 def answers_to(skill: str, count: int, seed: int = SEED) -> list[str]:
-    return [sample["conversations"][-1]["value"] for sample in held_out(skill, seed, count)]
+    return [sample["conversations"][-1]["value"] for _, sample in exam(skill, count, seed)]
 
 
 def score_of(skill: str, questions: int, **options: Any) -> Score:
@@ -95,20 +113,26 @@ def test_only_the_very_answer_counts(answering: Any) -> None:
     answering(given)
     score = score_of("colour", 6)
     assert score.right == 1 and [answer.right for answer in score.answers] == [False] * 5 + [True]
-    questions = [
-        sample["conversations"][0]["value"].removeprefix("<image>\n") for sample in held_out("colour", SEED, 6)
-    ]
-    assert score.answers == list(map(Answer, questions, right, given))
+    asked = [question for question, _ in exam("colour", 6)]
+    wordings = [sample["conversations"][0]["value"].removeprefix("<image>\n") for _, sample in exam("colour", 6)]
+    assert score.answers == list(map(Answer, asked, wordings, given))
+    assert [answer.expected for answer in score.answers] == right
 
 
 def test_the_answer_is_not_in_the_prompt_and_each_question_is_asked_once(answering: Any) -> None:
     model = answering(answers_to("reading", 60))
     assert score_of("reading", 60).right == 60
     assert [len(inputs.lengths) for inputs in model.asked] == [50, 10]
-    for prompt, sample in zip(model.prompts, held_out("reading", SEED, 60), strict=True):
+    for prompt, (_, sample) in zip(model.prompts, exam("reading", 60), strict=True):
         question = sample["conversations"][0]["value"].removeprefix("<image>")
         assert prompt.endswith(f"<image>{question}<|im_end|>\n<|im_start|>assistant\n")
         assert prompt.count("assistant\n") == 1
+
+
+def test_new_wordings_are_asked(answering: Any) -> None:
+    answering(answers_to("colour", 5))
+    score = score_of("colour", 5, new_wordings=True)
+    assert score.right == 5 and all(x.wording in x.asked.wordings(held_out=True) for x in score.answers)
 
 
 def test_the_seed_decides_the_questions(answering: Any) -> None:
@@ -133,12 +157,11 @@ def test_tokens_are_counted_after_pruning(answering: Any) -> None:
         answering(answers_to(skill, 8))
         return score_of(skill, 8, **options).tokens
 
-    clips = held_out("motion", SEED, 8)
-    cells = [len(clip["video"][0]) * np.prod([round(x / 28) for x in clip["video"][0].shape[1:3]]) for clip in clips]
-    assert tokens("motion", pruner=keep_all) == pytest.approx(np.mean(cells))
-    assert 0 < tokens("motion") < 0.7 * tokens("motion", pruner=keep_all)
+    inputs = processor()([to_conversation(sample)[:-1] for _, sample in exam("motion", 8)])
+    assert tokens("motion", pruner=keep_all) == pytest.approx(sum(inputs.tokens_per_visual()) / 8)
+    assert 0 < tokens("motion", encoding=None) < 0.7 * tokens("motion", pruner=keep_all)
     assert tokens("colour") == tokens("colour", pruner=keep_all)
-    assert tokens("motion", control=blank) < tokens("motion")  # nothing changes in a blank clip
+    assert tokens("motion", control=blank) < tokens("motion", encoding=None)  # nothing changes in a blank clip
 
 
 def test_the_decoder_reads_what_the_pruner_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,18 +180,18 @@ def test_the_decoder_reads_what_the_pruner_keeps(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("skill", ["position", "order"])
 def test_blank_is_blank_and_as_large_as_before(skill: str) -> None:
-    for sample in held_out(skill, 3, 10):
+    for _, sample in exam(skill, 10, 3):
         kind = "image" if skill in PICTURE_SKILLS else "video"
         changed = blank(sample, np.random.default_rng(0))
-        [before], [after] = sample.pop(kind), changed.pop(kind)
+        [before], [after] = sample[kind], changed[kind]
         assert after.shape == before.shape and after.dtype == before.dtype
         assert len(np.unique(after)) == 1 and len(np.unique(before)) > 1
-        assert changed == sample
+        assert {**changed, kind: 0} == {**sample, kind: 0}
 
 
 def test_shuffled_frames_are_the_same_frames_at_the_same_times() -> None:
     moved = 0
-    for index, sample in enumerate(held_out("order", 3, 20)):
+    for index, (_, sample) in enumerate(exam("order", 20, 3)):
         [before] = sample["video"]
         original = before.copy()
         changed = shuffled(sample, np.random.default_rng(index))
@@ -195,6 +218,9 @@ def test_controls_change_what_is_shown_and_nothing_else(answering: Any) -> None:
 def test_the_examinations() -> None:
     assert {
         "accuracy": {},
+        "new wordings": {"new_wordings": True},
+        "lossless": {"skills": TIME_SKILLS, "encoding": None},
+        "crf 23": {"skills": TIME_SKILLS, "encoding": Encoding(23)},
         "blank pictures": {"control": blank},
         "shuffled frames": {"skills": TIME_SKILLS, "control": shuffled},  # a picture has one frame
         "pruning off": {"skills": TIME_SKILLS, "pruner": keep_all},
@@ -204,8 +230,15 @@ def test_the_examinations() -> None:
 # --------------------------------------------------------------------------------------------------------------- table
 
 
+def answer(right: bool, candidates: int = 2, kind: str = "first") -> Answer:
+    choices = [f"{n}" for n in range(candidates)]
+    return Answer(
+        Question(kind, choices[0] if choices else NONE, choices), "?", (choices or [NONE])[0] + "!" * (not right)
+    )
+
+
 def score(right: int, asked: int, tokens: float) -> Score:
-    return Score([Answer("?", "yes", "yes")] * right + [Answer("?", "yes", "no")] * (asked - right), tokens)
+    return Score([answer(n < right) for n in range(asked)], tokens)
 
 
 COLUMNS = {
@@ -229,15 +262,28 @@ def cells_of(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
 
 
+def test_cells_by_number_of_candidates() -> None:
+    """What is absent cannot be guessed among what is there; the last column has all above it."""
+    order = [answer(True, 0), answer(False, 0), answer(True, 2), *[answer(False, 3)] * 2, *[answer(True, 5)] * 5]
+    scores = {"order": Score(order, 1.0), "reading": Score([answer(True, 1, "text"), answer(False, 2, "text")], 1.0)}
+    assert rows_by_candidates(scores) == [
+        ["skill", "absent", "1", "2", "3", "4", "guess"],
+        ["order", "50% of 2", "", "100% of 1", "0% of 2", "100% of 5", "22%"],
+        ["reading", "", "100% of 1", "0% of 1", "", "", "75%"],
+    ]
+    assert scores["order"].guess == pytest.approx((1 / 2 + 2 / 3 + 5 / 5) / 10)
+    assert {cell: part.asked for cell, part in scores["order"].cells().items()} == {0: 2, 2: 1, 3: 2, 4: 5}
+
+
 def test_markdown_and_json_say_what_the_rows_say() -> None:
-    heading, ruler, *body = cells_of(as_markdown(COLUMNS))
+    heading, ruler, *body = cells_of(as_markdown(rows(COLUMNS)))
     assert ruler == ["---", "---:", "---:"]
     assert [heading, *body] == rows(COLUMNS)
     numbers = json.loads(json.dumps(as_json(COLUMNS)))
     assert numbers["few"] == {
         "all": 0.6,
-        "order": {"right": 3, "asked": 4, "tokens": 10.0},
-        "time": {"right": 0, "asked": 1, "tokens": 2.25},
+        "order": {"right": 3, "asked": 4, "tokens": 10.0, "candidates": {"2": {"right": 3, "asked": 4}}},
+        "time": {"right": 0, "asked": 1, "tokens": 2.25, "candidates": {"2": {"right": 0, "asked": 1}}},
     }
     assert set(numbers["accuracy"]) == {"all", *SKILLS}
 
@@ -285,7 +331,9 @@ def test_eval(vl3ref_main: Main, tmp_path: Path) -> None:
     assert err.splitlines() == [
         f"accuracy, {skill}: {score['right'] / 2:.1%} of 2" for skill, score in zip(SKILLS, scores, strict=True)
     ]
-    heading, _, *body = cells_of(markdown.read_text())
+    table, by_candidates = markdown.read_text().split("\n\n")
+    assert [row[0] for row in cells_of(by_candidates)[2:]] == list(SKILLS)
+    heading, _, *body = cells_of(table)
     assert heading == ["skill", "accuracy"] and [row[0] for row in body] == [*SKILLS, "all"]
     assert [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line] == body
 

@@ -51,11 +51,11 @@ def evaluate(
     max_tokens: Annotated[int | None, option("--max-tokens", help="Most new tokens of an answer.")] = None,
     questions: Annotated[int, option("--questions", help="Of each skill (default: 300).")] = 300,
     controls: Annotated[
-        bool, option("--controls/--no-controls", help="Blank pictures, shuffled frames, no pruning (first model).")
+        bool, option("--controls/--no-controls", help="New wordings, blank pictures, and more (first model).")
     ] = True,
     seed: Annotated[int | None, option("--seed", help="Of the questions.")] = None,
     json_file: Annotated[Path | None, option("--json", help="Write the numbers here.")] = None,
-    markdown: Annotated[Path | None, option("--markdown", help="Write the table here.")] = None,
+    markdown: Annotated[Path | None, option("--markdown", help="Write the tables here.")] = None,
     device: Device = None,
     *,
     options: BenchmarkOptions,
@@ -113,4 +113,5 @@ def evaluate(
     if json_file is not None:
         write_text(json_file, json.dumps(examination.as_json(columns), indent=2) + "\n")
     if markdown is not None:
-        write_text(markdown, examination.as_markdown(columns))
+        tables = [examination.rows(columns), examination.rows_by_candidates(next(iter(columns.values())))]
+        write_text(markdown, "\n".join(map(examination.as_markdown, tables)))

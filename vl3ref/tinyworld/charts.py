@@ -1,66 +1,94 @@
 """Charts of the small world: bars and lines."""
 
 import numpy as np
-from PIL import ImageDraw
 
-from vl3ref.tinyworld.drawing import COLOURS, canvas_size, sheet, to_frame
-from vl3ref.tinyworld.questions import Example, Question, pick, picture_caption, sentence, shuffle, with_article
+from vl3ref.tinyworld.drawing import COLOURS, shade, sheet
+from vl3ref.tinyworld.questions import (
+    NONE,
+    Example,
+    Question,
+    listed,
+    pick,
+    picture_caption,
+    sentence,
+    shuffle,
+    with_article,
+)
+
+COURSES = ("rises", "falls", "rises, then falls", "falls, then rises")
 
 
 def chart(rng: np.random.Generator, easy: bool = False) -> Example:
-    return _bars(rng, easy) if rng.random() < 0.6 else _line(rng, easy)
+    return _bars(rng, easy) if rng.random() < 0.6 else _lines(rng, easy)
 
 
 def _bars(rng: np.random.Generator, easy: bool) -> Example:
-    """Two to four bars of different colours and heights on a ruled sheet."""
-    colours = [list(COLOURS)[int(i)] for i in rng.permutation(len(COLOURS))[: int(rng.integers(2, 3 if easy else 5))]]
-    values = rng.permutation(np.arange(1, 7))[: len(colours)].tolist()
-    bars = list(zip(colours, values, strict=True))
-    width, height = canvas_size(rng, 3, 3)
+    """Two to five bars of different colours and heights on a ruled sheet."""
+    colours = shuffle(rng, list(COLOURS))[: int(rng.integers(2, 3 if easy else 6))]
+    values = shuffle(rng, range(1, 7))[: len(colours)]
+    bars = dict(zip(colours, map(str, values), strict=True))
+    width, height = (round(x) for x in rng.uniform(78, 120, 2))
     canvas = sheet(rng, width, height)
-    pen = ImageDraw.Draw(canvas)
-    floor, unit, step = height - 8, (height - 20) / 6, (width - 12) / len(bars)
-    for value in range(7):
-        pen.line([(4, floor - value * unit), (width - 5, floor - value * unit)], fill=(190, 190, 190))
-    for index, (colour, value) in enumerate(bars):
-        left = 6 + step * index + step * 0.15
-        pen.rectangle([left, floor - value * unit, left + step * 0.7, floor], fill=COLOURS[colour])
-    questions = [
-        Question("chart", (f"How high is the {colour} bar?", f"What is the value of the {colour} bar?"), str(value))
-        for colour, value in bars
+    floor, unit, step, share = height - 8, (height - 20) / 6, (width - 12) / len(bars), rng.uniform(0.5, 0.85)
+    for ruled in range(7):
+        canvas.line([(4, floor - ruled * unit), (width - 5, floor - ruled * unit)], (190, 190, 190))
+    for index, (colour, value) in enumerate(bars.items()):
+        left = 6 + step * (index + (1 - share) / 2)
+        canvas.rectangle([left, floor - int(value) * unit, left + step * share, floor], shade(rng, colour))
+    by_value = sorted(bars, key=lambda colour: bars[colour])
+    heights = list(bars.values())
+    questions = [Question("highest", by_value[-1], colours), Question("lowest", by_value[0], colours)]
+    for colour, value in bars.items():
+        questions.append(Question("height", value, heights, {"colour": colour}))
+        questions.append(Question("bar", colour, colours, {"value": value}))
+    absent = [
+        Question("height", NONE, [], {"colour": pick(rng, [x for x in COLOURS if x not in bars])}),
+        Question("bar", NONE, [], {"value": pick(rng, [str(n) for n in range(1, 7) if str(n) not in heights])}),
     ]
-    by_value = [colour for _, colour in sorted(zip(values, colours, strict=True))]
-    questions += [
-        Question("chart", ("Which bar is the highest?", "What colour is the highest bar?"), by_value[-1]),
-        Question("chart", ("Which bar is the lowest?", "What colour is the lowest bar?"), by_value[0]),
-    ]
-    caption = picture_caption(f"A chart with {('two', 'three', 'four')[len(bars) - 2]} bars.")
-    text = "bars: " + ", ".join(f"{colour} {value}" for colour, value in bars)
-    return Example([to_frame(canvas)], [*shuffle(rng, questions), caption], [text])
+    number = ("two", "three", "four", "five")[len(bars) - 2]
+    caption = picture_caption(f"A chart with {number} bars.", len(bars))
+    text = "bars: " + ", ".join(f"{{{colour}|{value}}}" for colour, value in bars.items())
+    return Example([canvas.frame()], questions, absent, caption, [text])
 
 
-def _line(rng: np.random.Generator, easy: bool) -> Example:
-    """A line through five points that rises, falls, or turns in the middle."""
-    form = pick(rng, ("rises", "falls", "rises, then falls", "falls, then rises")[: 2 if easy else None])
+def _lines(rng: np.random.Generator, easy: bool) -> Example:
+    """One or two lines through five points, each of which rises, falls, or turns in the middle."""
+    number = 1 if easy else int(rng.integers(1, 3))
+    courses = shuffle(rng, COURSES[: 2 if easy else None])[:number]
+    colours = sorted(shuffle(rng, list(COLOURS))[:number], key=list(COLOURS).index)  # the order in which they are told
+    lines = dict(zip(colours, courses, strict=True))
+    width, height, stroke = round(rng.uniform(78, 110)), round(rng.uniform(56, 90)), rng.uniform(2, 4)
+    canvas = sheet(rng, width, height)
+    for colour, course in lines.items():
+        points = [
+            (8 + i * (width - 16) / 4, height - 8 - value * (height - 16))
+            for i, value in enumerate(_heights(rng, course).tolist())
+        ]
+        canvas.line(points, shade(rng, colour), stroke)
+    questions = []
+    for colour, course in lines.items():
+        questions.append(Question("course", course, courses, {"colour": colour}))
+        if not any(course in other for other in courses if other != course):
+            questions.append(Question("line", colour, colours, {"course": course}))
+    absent = [Question("course", NONE, [], {"colour": pick(rng, [x for x in COLOURS if x not in lines])})]
+    if unseen := [x for x in COURSES if not any(x in course for course in courses)]:  # what turns rises and falls, too
+        absent.append(Question("line", NONE, [], {"course": pick(rng, unseen)}))
+    told = [f"{with_article(f'{colour} line')} that {course}" for colour, course in lines.items()]
+    text = "; ".join(f"line {{{colour}|{course}}}" for colour, course in lines.items())
+    return Example([canvas.frame()], questions, absent, picture_caption(sentence(listed(told)), number), [text])
+
+
+def _heights(rng: np.random.Generator, course: str) -> np.ndarray:
+    """Five heights from 0 to 1."""
     rising = np.sort(rng.uniform(0, 1, 5))
     rising = (rising - rising[0]) / (rising[-1] - rising[0] + 1e-9) * rng.uniform(0.6, 1)
     peak = rising[[0, 2, 4, 2, 0]]
-    heights = {
-        "rises": rising,
-        "falls": rising[::-1],
-        "rises, then falls": peak,
-        "falls, then rises": rising[-1] - peak,
-    }[form]
-    width, height = canvas_size(rng, 3, 2 if rng.random() < 0.5 else 3)
-    canvas = sheet(rng, width, height)
-    colour = pick(rng, list(COLOURS))
-    points = [
-        (8 + i * (width - 16) / 4, height - 8 - value * (height - 16)) for i, value in enumerate(heights.tolist())
-    ]
-    ImageDraw.Draw(canvas).line(points, fill=COLOURS[colour], width=3)
-    questions = [
-        Question("chart", ("What does the line do?", "Does the line rise or fall?"), form),
-        Question("colour", ("What colour is the line?", "Which colour does the line have?"), colour),
-    ]
-    caption = picture_caption(sentence(f"{with_article(colour)} line that {form}"))
-    return Example([to_frame(canvas)], [*shuffle(rng, questions), caption], [f"line {colour} {form}"])
+    match course:
+        case "rises":
+            return rising
+        case "falls":
+            return rising[::-1]
+        case "rises, then falls":
+            return peak
+        case _:
+            return rising[-1] - peak

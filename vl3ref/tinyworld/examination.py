@@ -1,12 +1,14 @@
-"""How many held-out questions about the small world a model answers right, skill by skill, by exact match.
+"""How many held-out questions about the small world a model answers right, by exact match: skill by skill, and within
+each skill by the number of answers that one could guess among.
 
-Three controls stand beside the plain questions: blank pictures (what a question's wording alone gives away), a clip's
-frames in another order (what the order tells), and no pruning (what dropping repeated tokens costs, and saves).
+Beside the plain questions stand controls: wordings that training never used, clips as they were drawn or compressed by
+ffmpeg's default, blank pictures (what a question's wording alone gives away), a clip's frames in another order (what
+the order tells), and no pruning (what dropping repeated tokens costs, and saves).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +17,9 @@ from vl3ref.inputs.processor import Processor
 from vl3ref.model.diff_fp import Pruner, keep_all
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
-from vl3ref.tinyworld.samples import SKILLS, TIME_SKILLS, held_out
+from vl3ref.tinyworld.encoding import Encoding
+from vl3ref.tinyworld.questions import Question
+from vl3ref.tinyworld.samples import CELLS, SKILLS, TIME_SKILLS, cell_of, held_out
 from vl3ref.training.samples import to_conversation
 
 SEED = 1_000_003
@@ -27,11 +31,20 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one question."""
+    """What a model answered to one question.
 
-    question: str
-    expected: str
+    Attributes:
+        asked: the question, with what one could guess among.
+        wording: as it was asked.
+    """
+
+    asked: Question
+    wording: str
     given: str
+
+    @property
+    def expected(self) -> str:
+        return self.asked.answer
 
     @property
     def right(self) -> bool:
@@ -40,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """The result for one skill.
+    """The result for one skill, or for a cell of it.
 
     Attributes:
         tokens: visual tokens per question that reached the decoder, on average.
@@ -61,6 +74,18 @@ class Score:
     def accuracy(self) -> float:
         return self.right / self.asked
 
+    @property
+    def guess(self) -> float:
+        """What guessing among the answers that are there would give. It never says that there is none."""
+        return sum(1 / answer.asked.candidates for answer in self.answers if answer.asked.candidates) / self.asked
+
+    def cells(self) -> "dict[int, Score]":
+        """By number of candidates, as in `samples.CELLS`; 0: what is absent."""
+        cells: dict[int, list[Answer]] = {}
+        for answer in self.answers:
+            cells.setdefault(cell_of(answer.asked), []).append(answer)
+        return {cell: Score(cells[cell], self.tokens) for cell in sorted(cells)}
+
 
 Control = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 """(a sample, random numbers) -> the sample that is shown instead."""
@@ -74,6 +99,8 @@ def examine(
     control: Control | None = None,
     pruner: Pruner | None = None,
     seed: int = SEED,
+    new_wordings: bool = False,
+    encoding: Encoding | Literal["random"] | None = "random",
 ) -> dict[str, Score]:
     """Ask fresh questions about the small world, and compare the greedy answers with the right ones to the letter.
 
@@ -87,6 +114,8 @@ def examine(
         control: applied to each sample before it is shown: `blank`, `shuffled`, or your own.
         pruner: in place of the model's; `keep_all` keeps every visual token.
         seed: each has other questions, and other random numbers for `control`.
+        new_wordings: ask in wordings that training never used.
+        encoding: of clips; "random": x264 at crf 18 to 28; None: as they were drawn.
 
     Raises:
         InputError: there is no such skill.
@@ -94,13 +123,17 @@ def examine(
     scores = {}
     for skill in skills:
         rng = np.random.default_rng(seed)
-        samples = held_out(skill, seed, questions)
-        scores[skill] = _ask(model, processor, [control(x, rng) for x in samples] if control else samples, pruner)
+        asked, samples = zip(*held_out(skill, seed, questions, new_wordings, encoding), strict=True)
+        scores[skill] = _ask(model, processor, asked, [control(x, rng) if control else x for x in samples], pruner)
     return scores
 
 
 def _ask(
-    model: VideoLLaMA3, processor: Processor, samples: Sequence[Mapping[str, Any]], pruner: Pruner | None
+    model: VideoLLaMA3,
+    processor: Processor,
+    asked: Sequence[Question],
+    samples: Sequence[Mapping[str, Any]],
+    pruner: Pruner | None,
 ) -> Score:
     answers: list[Answer] = []
     tokens = 0
@@ -115,11 +148,10 @@ def _ask(
     for start in range(0, len(samples), BATCH):
         conversations = [to_conversation(sample) for sample in samples[start : start + BATCH]]
         prompts = [turns[:-1] for turns in conversations]
-        questions = [turns[-1]["content"][-1]["text"] for turns in prompts]
-        expected = [turns[-1]["content"] for turns in conversations]
-        longest = max(len(processor.tokenizer.encode(answer)[0]) for answer in expected)
+        wordings = [turns[-1]["content"][-1]["text"] for turns in prompts]
+        longest = max(len(processor.tokenizer.encode(turns[-1]["content"])[0]) for turns in conversations)
         ids = model.generate(processor(prompts), max_new_tokens=longest + 4, pruner=counting_pruner)
-        answers += map(Answer, questions, expected, map(processor.decode, ids))
+        answers += map(Answer, asked[start : start + BATCH], wordings, map(processor.decode, ids))
     return Score(answers, tokens / len(samples))
 
 
@@ -143,14 +175,17 @@ def shuffled(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]
 
 EXAMINATIONS: Mapping[str, Mapping[str, Any]] = {
     "accuracy": {},
+    "new wordings": {"new_wordings": True},
+    "lossless": {"encoding": None, "skills": TIME_SKILLS},
+    "crf 23": {"encoding": Encoding(23), "skills": TIME_SKILLS},
     "blank pictures": {"control": blank},
     "shuffled frames": {"control": shuffled, "skills": TIME_SKILLS},
     "pruning off": {"pruner": keep_all, "skills": TIME_SKILLS},
 }
-"""The plain examination and its controls: arguments of `examine`. Frames and pruning only matter to clips."""
+"""The plain examination and its controls: arguments of `examine`. Encoding, frames and pruning only matter to clips."""
 
 
-# --------------------------------------------------------------------------------------------------------------- table
+# -------------------------------------------------------------------------------------------------------------- tables
 
 Columns = Mapping[str, Mapping[str, Score]]
 """Scores by column and skill."""
@@ -172,15 +207,30 @@ def rows(columns: Columns) -> list[list[str]]:
     return [*table, ["all", *(f"{overall(column):.1%}" for column in columns.values())]]
 
 
-def as_markdown(columns: Columns) -> str:
-    heading, *body = rows(columns)
-    lines = [heading, ["---", *["---:"] * len(columns)], *body]
+def rows_by_candidates(scores: Mapping[str, Score]) -> list[list[str]]:
+    """A table of one examination: a row for each skill, a column for each number of candidates, and beside each
+    accuracy in how many questions it was measured. "guess" is what guessing among the candidates would give."""
+    most = max(cells[-1] for cells in CELLS.values())
+    table = [["skill", "absent", *(str(n) for n in range(1, most + 1)), "guess"]]
+    for skill, score in scores.items():
+        cells = score.cells()
+        row = []
+        for cell in range(most + 1):
+            row.append(f"{cells[cell].accuracy:.0%} of {cells[cell].asked}" if cell in cells else "")
+        table.append([skill, *row, f"{score.guess:.0%}"])
+    return table
+
+
+def as_markdown(table: Sequence[Sequence[str]]) -> str:
+    heading, *body = table
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_json(columns: Columns) -> dict[str, Any]:
     def numbers(score: Score) -> dict[str, Any]:
-        return {"right": score.right, "asked": score.asked, "tokens": score.tokens}
+        cells = {str(cell): {"right": part.right, "asked": part.asked} for cell, part in score.cells().items()}
+        return {"right": score.right, "asked": score.asked, "tokens": score.tokens, "candidates": cells}
 
     return {
         column: {"all": overall(scores), **{skill: numbers(score) for skill, score in scores.items()}}

@@ -45,6 +45,9 @@ class Phase:
         as_text: share of each kind that is given as text instead of pixels.
         easy: share of the samples with few things in them.
         steps: of `batch_size` samples each.
+        described: shares of inventories, of lists and of descriptions.
+        turns: most questions about one picture.
+        system: share of the conversations that begin with the system prompt, a quarter of a short one's tokens.
     """
 
     stage: Stage
@@ -53,33 +56,37 @@ class Phase:
     easy: int | float
     steps: int
     batch_size: int = 32
+    described: tuple[float, float, float] = (0.1, 0.1, 0.1)
+    system: float = 0.25
+    turns: int = 4
 
     @property
     def name(self) -> str:
         return self.stage.name
 
 
-TEXT = Stage("text", 8e-4, None, None, 2, 2, True, "the decoder learns to answer questions about text", added_lr=8e-4)
-SIGLIP = Stage("siglip", None, None, 1e-3, 2, 2, True, "the encoder learns which text belongs to which picture")
-LETTERS = replace(TINY[2], name="stage-3-letters", purpose="the same, with labels: letters take longest to learn")
-
+TEXT = Stage("text", 1e-3, None, None, 1, 2, True, "the decoder learns to answer questions about text", added_lr=1e-3)
+SIGLIP = Stage("siglip", None, None, 1e-3, 1, 2, True, "the encoder learns which text belongs to which picture")
 NONE: Mapping[str, int | float] = {}
 ALL = dict.fromkeys(MAKERS, 1.0)
 HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
-MORE_TO_READ = {"scene": 3, "sign": 3, "document": 3, "chart": 2, "clip": 4}
-WITH_LABELS = {"scene": 3, "sign": 4, "label": 4, "document": 3, "chart": 1, "clip": 8}
-WHAT_IS_HARD = {"scene": 5, "sign": 8, "document": 2, "chart": 1, "clip": 14}
+TO_READ = {"scene": 7, "sign": 1, "document": 2, "chart": 2, "clip": 4}
+TO_READ_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
+ALL_KINDS = {"scene": 5, "sign": 4, "label": 1, "document": 3, "chart": 2, "clip": 11}
+LAST = {"scene": 4, "sign": 3, "document": 2, "chart": 2, "clip": 11}
+
+SCENES = replace(TINY[1], name="stage-2-scenes", purpose="the same, with scenes alone: to find a thing by its name")
 
 PHASES = (
-    Phase(TEXT, HALF_CLIPS, as_text=ALL, easy=0.6, steps=1000),
+    Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
-    Phase(TINY[0], PICTURES, as_text=NONE, easy=0.5, steps=600),
-    Phase(TINY[1], {**PICTURES, "clip": 3}, as_text={"clip": 1.0}, easy=0.3, steps=1800),
-    Phase(TINY[2], MORE_TO_READ, as_text={"clip": 0.1}, easy=0.3, steps=6000),
-    Phase(LETTERS, WITH_LABELS, as_text=NONE, easy=0.2, steps=5000),
-    Phase(TINY[3], WHAT_IS_HARD, as_text=NONE, easy=0.1, steps=3600),
+    Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
+    Phase(SCENES, {"scene": 1}, as_text=NONE, easy=0.4, steps=4000, described=(0.1, 0.4, 0.05), turns=6),
+    Phase(TINY[1], TO_READ_FIRST, as_text=NONE, easy=0.2, steps=3000, described=(0.15, 0.3, 0.1)),
+    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=12000, described=(0.05, 0.2, 0.1)),
+    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=6000, described=(0.0, 0.1, 0.1), system=0.6),
 )
-"""About four hours on two CPU cores."""
+"""About twelve hours of one CPU core."""
 
 CPU = torch.device("cpu")
 
@@ -91,6 +98,7 @@ def train_tiny(
     workers: int = 1,
     device: torch.device = CPU,
     change: Change | None = None,
+    bfloat16: bool | None = None,
 ) -> Path:
     """Train vl3-tiny from nothing.
 
@@ -98,7 +106,9 @@ def train_tiny(
         folder: of the run; each phase has its own folder in it.
         resume: continue a run that was interrupted, if the folder holds one.
         workers: processes that prepare batches ahead.
-        device: where the model computes; on a GPU in bfloat16.
+        device: where the model computes.
+        bfloat16: compute in it; None: on a GPU. A CPU that multiplies it (AVX-512 BF16, AMX) needs two thirds of the
+            time.
         change: swaps parts of the model before it is trained; see `vl3ref.load`.
 
     Returns:
@@ -107,9 +117,12 @@ def train_tiny(
     Raises:
         TrainingError: the folder holds a run already, and `resume` is False.
     """
-    if not resume and any(latest_checkpoint(folder / phase.name) for phase in phases):
+    begun = [checkpoint for phase in phases if (checkpoint := latest_checkpoint(folder / phase.name))]
+    if begun and not resume:
         raise TrainingError(f"{folder} holds a run already; give --resume to continue it, or another folder")
-    tokenizer = Tokenizer(tiny_tokenizer())
+    written = [checkpoint for checkpoint in begun if (checkpoint / "tokenizer.json").exists()]
+    # A run keeps its tokens even if what the world says, and with it the tokenizer made from it, has changed since.
+    tokenizer = Tokenizer.from_folder(written[0]) if written else Tokenizer(tiny_tokenizer())
     config = tiny_config(tokenizer.backend)
     processor = Processor(tokenizer, ProcessorConfig(config.image_token_id, config.video_token_id, **PROCESSOR))
     model = random_model(config, deviation=None)
@@ -117,13 +130,22 @@ def train_tiny(
         apply_change(model, change)
     model.to(device)
     for seed, phase in enumerate(phases, start=1):
-        world = TinyWorld(seed, phase.mixture, as_text=phase.as_text, easy=phase.easy)
+        world = TinyWorld(
+            seed,
+            phase.mixture,
+            turns=phase.turns,
+            as_text=phase.as_text,
+            easy=phase.easy,
+            described=phase.described,
+            compressed=COMPRESSED,
+            system=phase.system,
+        )
         plan = Plan(
             phase.steps,
             batch_size=phase.batch_size,
             shuffle=False,
             workers=workers,
-            bfloat16=device.type == "cuda",
+            bfloat16=bfloat16,
             gradient_checkpointing=False,
         )
         # A phase that is done already only has its last checkpoint read.
@@ -155,6 +177,8 @@ SPECIAL_TOKENS = (
     *("<image>", "<|stream_start|>", "<|stream_end|>"),
 )
 VOCABULARY = 1024
+COMPRESSED = 0.4
+"""Share of the clips that went through a video encoder."""
 
 PROCESSOR: dict[str, Any] = {
     "fps": 1,
@@ -167,15 +191,15 @@ PROCESSOR: dict[str, Any] = {
 
 
 def tiny_config(backend: Backend) -> ModelConfig:
-    """Five million parameters, in the released models' proportions."""
+    """Six million parameters, in the released models' proportions."""
     ids = {token: backend.token_to_id(token) or 0 for token in SPECIAL_TOKENS}
     return ModelConfig(
-        vision=VisionConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6),
+        vision=VisionConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6),
         language=LanguageConfig(
             vocab_size=VOCABULARY,
             hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=4,
+            intermediate_size=512,
+            num_hidden_layers=6,
             num_attention_heads=8,
             num_key_value_heads=4,
             rope_theta=1e4,  # of Qwen2.5's million, heads of 32 leave few pairs that turn within a short prompt
