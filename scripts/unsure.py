@@ -4,15 +4,17 @@ python scripts/unsure.py [MODEL] [QUESTIONS]        default: vl3-tiny, 100 of ea
 
 Half of the questions are in wordings that training never used. The threshold is the one that tells right from wrong
 answers best (Youden's index: the share of wrong answers below it, less that of right ones); it is chosen on one seed and
-measured on another. Fills docs/results/vl3-tiny.md.
+measured on another. Fills docs/results/vl3-tiny.md, and writes the threshold into MODEL's generation_config.json.
 """
 
+import json
 import sys
 
 import numpy as np
 from report_tiny import RESULTS, fill
 
 import vl3ref
+from vl3ref.checkpoints.hub import find_checkpoint
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.tinyworld import SKILLS, held_out
@@ -36,6 +38,9 @@ def main(name: str, questions: int) -> None:
     )
     print(text)
     fill(RESULTS / "vl3-tiny.md", "unsure", text)
+    path = find_checkpoint(name) / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "unsure_below": threshold}, indent=2) + "\n", encoding="utf-8")
 
 
 def answers(model: VideoLLaMA3, processor: Processor, seed: int, questions: int) -> tuple[np.ndarray, np.ndarray]:

@@ -123,12 +123,21 @@ def test_recommended_sampling_means_what_it_means_to_transformers(
     assert load_model(folder, device="cpu").recommended_sampling == expected
 
 
-@pytest.mark.parametrize("settings", [{"eos_token_id": "a"}, {"do_sample": True, "temperature": "x"}])
+@pytest.mark.parametrize("settings", [{"eos_token_id": "a"}, {"do_sample": True, "temperature": "x"}, {"unsure_below": "low"}])
 def test_a_generation_config_that_makes_no_sense_is_refused(tmp_path: Path, settings: dict) -> None:
     folder = copy_of(OFFICIAL, tmp_path)
     (folder / "generation_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=next(reversed(settings))):
         load_model(folder, device="cpu")
+
+
+def test_the_threshold_of_unsure_answers_stays_with_the_weights_that_it_was_measured_on(tmp_path: Path) -> None:
+    folder = copy_of(OFFICIAL, tmp_path)
+    assert load_model(folder, device="cpu").unsure_below is None
+    (folder / "generation_config.json").write_text(json.dumps({"unsure_below": -0.25}))
+    model = load_model(folder, device="cpu")
+    assert model.unsure_below == -0.25
+    assert load_model(save_model(model, tmp_path / "again"), device="cpu").unsure_below == -0.25
 
 
 def test_old_files_rotary_buffers_are_passed_over(model: VideoLLaMA3, tmp_path: Path) -> None:

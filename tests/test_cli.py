@@ -155,6 +155,27 @@ def test_end_of_text(vl3ref_main, loaded, monkeypatch):
     assert out == "\n" and "cut" not in err
 
 
+FOUR = ("--max-tokens", "4", "--min-tokens", "4")
+
+
+def test_a_note_says_that_an_answer_is_unsure(vl3ref_main, recommending):
+    def notes(*options):
+        return vl3ref_main("ask", "Hello", *FOUR, *options)[1].count("unsure")
+
+    def unsure(*options):
+        return json.loads(vl3ref_main("ask", "Hello", "--json", *FOUR, *options)[0])["unsure"]
+
+    report = json.loads(vl3ref_main("ask", "Hello", "--json", *FOUR)[0])
+    above, below = str(report["log_prob"] + 0.1), str(report["log_prob"] - 0.1)
+    assert notes("--unsure-below", above) == 1 and notes("--unsure-below", below) == 0
+    assert unsure("--unsure-below", above) is True and unsure("--unsure-below", below) is False
+    settings = json.loads((recommending / "generation_config.json").read_text())
+    for threshold, said in ((float(above), True), (float(below), False), (None, None)):
+        (recommending / "generation_config.json").write_text(json.dumps({**settings, "unsure_below": threshold}))
+        assert unsure("--model", recommending) is said
+        assert notes("--model", recommending) == (said is True)
+
+
 @pytest.fixture
 def recommending(tmp_path):
     """The tiny checkpoint, with recommended sampling."""

@@ -200,6 +200,14 @@ def test_stage_1_leaves_the_decoder_bit_for_bit_and_moves_all_of_the_rest(tmp_pa
     assert not any(name.startswith("language_model.") for name in saved["state"])
 
 
+def test_a_threshold_for_unsure_answers_is_not_kept_for_other_weights(tmp_path: Path) -> None:
+    model = small_model()
+    model.unsure_below = -0.5
+    train_stage(model, processor(), Mixed("ssss"), STAGE, Plan(1, batch_size=4, workers=0), tmp_path)
+    assert model.unsure_below is None
+    assert "unsure" not in (tmp_path / "checkpoint-000001" / "generation_config.json").read_text()
+
+
 def test_text_counts_in_stage_1_although_nothing_that_is_trained_reads_it(tmp_path: Path) -> None:
     """Text in packs of its own: some of a step's samples, and all of another's."""
     samples = Mixed("ssttttttssss")

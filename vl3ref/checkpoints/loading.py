@@ -117,10 +117,10 @@ def load_model(
     """
     folder = find_checkpoint(source)
     config = read_config(folder)
-    sampling, ends = _generation_settings(folder)
+    sampling, ends, unsure_below = _generation_settings(folder)
     language = replace(config.language, eos_token_ids=ends or config.language.eos_token_ids)
     model = _load(VideoLLaMA3, replace(config, language=language), folder, device, dtype, change=change)
-    model.recommended_sampling = sampling
+    model.recommended_sampling, model.unsure_below = sampling, unsure_below
     return model
 
 
@@ -331,14 +331,19 @@ def _placement(device: Device, dtype: DType, folder: Path) -> tuple[torch.device
     return place, getattr(torch, wanted)
 
 
-def _generation_settings(folder: Path) -> tuple[dict[str, float], tuple[int, ...]]:
-    """The recommended sampling and the end-of-text ids of generation_config.json, if it is there. Settings that do
-    nothing are left out, but for the temperature."""
+def _generation_settings(folder: Path) -> tuple[dict[str, float], tuple[int, ...], float | None]:
+    """The recommended sampling, the end-of-text ids and `unsure_below` of generation_config.json, if it is there.
+    Settings that do nothing are left out, but for the temperature."""
     path = folder / "generation_config.json"
     raw = Section(read_json_if_there(path, ConfigError), str(path))
     sampling: dict[str, float] = {}
+
+    def is_real(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_REAL
+
     for key, default in SAMPLING_DEFAULTS.items() if raw.get("do_sample") else ():
-        value = raw.read(key, "a number", lambda x: type(x) in (int, float) and abs(x) <= MOST_REAL, default)
+        value = raw.read(key, "a number", is_real, default)
         if key == "temperature" or value != default:
             sampling[key] = value
-    return sampling, raw.end_ids()
+    unsure_below = None if raw.get("unsure_below") is None else raw.read("unsure_below", "a number", is_real)
+    return sampling, raw.end_ids(), unsure_below

@@ -116,6 +116,8 @@ def write_model(
         sampling = model.recommended_sampling if isinstance(model, VideoLLaMA3) else {}
         ids = {key: decoder[key] for key in ("bos_token_id", "eos_token_id")}
         files["generation_config.json"] = {**ids, "do_sample": bool(sampling), **sampling}
+        if isinstance(model, VideoLLaMA3) and model.unsure_below is not None:
+            files["generation_config.json"]["unsure_below"] = model.unsure_below
     for name, content in files.items():
         write_json(folder / name, content)
     if backend is not None:

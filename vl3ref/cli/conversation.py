@@ -96,6 +96,8 @@ def _start(options: AnswerOptions) -> "Chat":
     from vl3ref.chat import Chat
 
     model, processor = load(options.model, options.device, options.dtype, options.adapter)
+    if options.unsure_below is not None or options.adapter:  # an adapter makes another model of the checkpoint
+        model.unsure_below = options.unsure_below
     return Chat(model, processor, options.system, **options.generation(model))
 
 
@@ -141,15 +143,21 @@ def _answer(chat: "Chat", inputs: "ModelInputs") -> Iterator[str]:
 def _note_ending(chat: "Chat", answer: str) -> None:
     if not answer.strip():
         note("note: the answer is empty")
+    elif (below := chat.model.unsure_below) is not None and (found := _mean_log_prob(chat)) < below:
+        note(f"note: the model is unsure of this answer (mean log-probability {found:.2f}, below {below:g})")
     if chat.finish_reason == "length":
         note(f"note: the answer was cut after {len(chat.answer_ids)} tokens (--max-tokens)")
+
+
+def _mean_log_prob(chat: "Chat") -> float:
+    return sum(chat.answer_log_probs) / max(len(chat.answer_log_probs), 1)
 
 
 def _report(
     chat: "Chat", inputs: "ModelInputs", options: AnswerOptions, answer: str, clock: list[float]
 ) -> dict[str, Any]:
     """What `ask --json` prints. Prompt tokens are those the decoder reads, after pruning; "log_prob" is the mean
-    log-probability of the answer's tokens."""
+    log-probability of the answer's tokens, "unsure" whether it lies below the threshold (null: there is none)."""
     from vl3ref.inspection import visuals_of
 
     pruner = options.pruner or chat.model.pruner
@@ -160,7 +168,8 @@ def _report(
         "answer": answer,
         "ids": chat.answer_ids,
         "finish_reason": chat.finish_reason,
-        "log_prob": sum(chat.answer_log_probs) / max(len(chat.answer_log_probs), 1),
+        "log_prob": _mean_log_prob(chat),
+        "unsure": None if (below := chat.model.unsure_below) is None else _mean_log_prob(chat) < below,
         "model": options.model,
         "prompt_tokens": len(inputs.input_ids) - before + after,
         "visual_tokens": {"before_diff_fp": before, "after_diff_fp": after},

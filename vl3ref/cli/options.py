@@ -63,6 +63,9 @@ SEES, ANSWERS, RUNS = "What the model sees", "How it answers", "Where it runs"
 Device = Annotated[str | None, option("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if any).", panel=RUNS)]
 Dtype = Annotated[str | None, option("--dtype", help="float32, bfloat16 or float16.", panel=RUNS)]
 Adapter = Annotated[str | None, option("--adapter", help="Folder of a LoRA adapter of that model.")]
+UnsureBelow = Annotated[
+    float | None, option(help="Note answers of a lower mean log-probability (default: the model's).", panel=ANSWERS)
+]
 VisualTokens = Annotated[int | None, option("--visual-tokens", help="Most visual tokens, before pruning.", panel=SEES)]
 
 
@@ -123,6 +126,7 @@ class AnswerOptions(MediaOptions):
     repetition_penalty: Annotated[float | None, option(help="Above 1: repeat less.", panel=ANSWERS)] = None
     seed: Annotated[int | None, option(help="Seed of the sampling.", panel=ANSWERS)] = None
     stop: Annotated[list[str] | None, option(help="Text that ends an answer; may be repeated.", panel=ANSWERS)] = None
+    unsure_below: UnsureBelow = None
     allow_long: Annotated[bool, option("--allow-long", help="Go on past the trained length.", panel=ANSWERS)] = False
     device: Device = None
     dtype: Dtype = None

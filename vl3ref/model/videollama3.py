@@ -37,6 +37,7 @@ class VideoLLaMA3(nn.Module):
         projector: any module (tokens, vision dim) -> (tokens, text dim).
         positions: rotary positions of the decoder; None counts 0, 1, 2, ... in each conversation, after pruning.
         recommended_sampling: the checkpoint's own, for `generate(inputs, **model.recommended_sampling)`.
+        unsure_below: mean log-probability below which its answers are often wrong, if the checkpoint says so.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,6 +51,7 @@ class VideoLLaMA3(nn.Module):
         self.pruner: Pruner = DiffFP() if config.use_token_compression else keep_all
         self.positions: PositionScheme | None = None
         self.recommended_sampling: dict[str, Any] = {}
+        self.unsure_below: float | None = None
 
     def forward(
         self,

@@ -133,6 +133,7 @@ def train_stage(
         assert mean is not None
         return mean * count_targets(pack)
 
+    model.unsure_below = None  # it was measured on the weights there were
     freeze(model, stage)
     if lora is not None:
         freeze_base(model, bfloat16 and processes.world == 1)
