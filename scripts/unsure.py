@@ -14,7 +14,7 @@ import numpy as np
 from report_tiny import RESULTS, fill
 
 import vl3ref
-from vl3ref.checkpoints.hub import find_checkpoint
+from vl3ref.hub import find_checkpoint
 from vl3ref.inputs.processor import Processor
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.tinyworld import SKILLS, held_out
@@ -31,10 +31,10 @@ def main(name: str, questions: int) -> None:
     log_probs, right = measured
     unsure = log_probs < threshold
     text = (
-        f"Threshold {threshold:g}, chosen on {len(chosen[1])} questions. Of {len(right)} others, {right.mean():.0%} were "
-        f"answered right. Called unsure were {unsure[~right].mean():.0%} of the wrong answers and "
-        f"{unsure[right].mean():.0%} of the right ones; of a right and a wrong answer, the right one has the higher mean "
-        f"log-probability in {auroc(log_probs, right):.0%} of all pairs (AUROC).\n"
+        f"Threshold {threshold:g}, chosen on {len(chosen[1])} questions. Of {len(right)} others, {right.mean():.0%} "
+        f"were answered right. Called unsure were {unsure[~right].mean():.0%} of the wrong answers and "
+        f"{unsure[right].mean():.0%} of the right ones; of a right and a wrong answer, the right one has the higher "
+        f"mean log-probability in {auroc(log_probs, right):.0%} of all pairs (AUROC).\n"
     )
     print(text)
     fill(RESULTS / "vl3-tiny.md", "unsure", text)

@@ -105,7 +105,7 @@ class Canvas:
 
 
 def background(rng: np.random.Generator, width: int, height: int, plain: bool = False) -> Canvas:
-    """A pale ground: lit from the upper left, of one colour, or striped; with more or less grain. A plain one is lit."""
+    """A pale ground: lit from the upper left, of one colour, or striped; more or less grainy. A plain one is lit."""
     tint, across, down = (
         rng.uniform(-14, 14, 3),
         np.linspace(1, -1, width)[None, :, None],
