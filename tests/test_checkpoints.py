@@ -126,8 +126,6 @@ def test_recommended_sampling_means_what_it_means_to_transformers(
 @pytest.mark.parametrize(
     "settings", [{"eos_token_id": "a"}, {"do_sample": True, "temperature": "x"}, {"unsure_below": "low"}]
 )
-    "settings", [{"eos_token_id": "a"}, {"do_sample": True, "temperature": "x"}, {"unsure_below": "low"}]
-)
 def test_a_generation_config_that_makes_no_sense_is_refused(tmp_path: Path, settings: dict) -> None:
     folder = copy_of(OFFICIAL, tmp_path)
     (folder / "generation_config.json").write_text(json.dumps(settings))
