@@ -3,8 +3,8 @@
 python scripts/unsure.py [MODEL] [QUESTIONS]        default: vl3-tiny, 100 of each skill
 
 Half of the questions are in wordings that training never used. The threshold is the one that tells right from wrong
-answers best (Youden's index: the share of wrong answers below it, less that of right ones); it is chosen on one seed and
-measured on another. Fills docs/results/vl3-tiny.md, and writes the threshold into MODEL's generation_config.json.
+answers best (Youden's index: the share of wrong answers below it, less that of right ones). It is chosen on one seed
+and measured on another. Fills docs/results/vl3-tiny.md, and writes the threshold into MODEL's generation_config.json.
 """
 
 import json
