@@ -1,6 +1,6 @@
 """Examine vl3-tiny and its checkpoints after each stage, plot the losses of its run, and fill docs/results/vl3-tiny.md.
 
-python scripts/report_tiny.py [RUN] [QUESTIONS]        default: runs/tiny, 300 of each skill
+python scripts/report_tiny.py [RUN] [QUESTIONS]   default: runs/tiny, 300 of each skill, a third after each stage
 """
 
 import csv
@@ -39,7 +39,8 @@ def main(run: Path, questions: int) -> None:
         add(name, examine(*shipped, questions=questions, **settings))
     *earlier, _ = (phase.name for phase in finished(run) if phase.name.startswith("stage"))
     for stage in earlier:
-        add(f"after {stage}", examine(*vl3ref.load(latest_checkpoint(run / stage), "cpu"), questions=questions))
+        checkpoint = latest_checkpoint(run / stage)
+        add(f"after {stage}", examine(*vl3ref.load(checkpoint, "cpu"), questions=max(questions // 3, 1)))
     plot_losses(run, RESULTS / "vl3-tiny-loss.png")
     write_log(run, RESULTS / "vl3-tiny-log.csv")
     page = RESULTS / "vl3-tiny.md"
