@@ -15,9 +15,10 @@ from report_tiny import RESULTS, ROOT, fill
 
 import vl3ref
 from vl3ref.inputs.processor import Processor
-from vl3ref.inspection import Seen, contact_sheet, inspect_part
+from vl3ref.inspection import Seen, inspect_part
 from vl3ref.model.diff_fp import DiffFP
 from vl3ref.model.videollama3 import VideoLLaMA3
+from vl3ref.plots import contact_sheet
 from vl3ref.tinyworld import TIME_SKILLS, examine
 from vl3ref.tinyworld.encoding import Encoding
 from vl3ref.tinyworld.examination import as_markdown, overall
@@ -56,7 +57,7 @@ def main(name: str, questions: int) -> None:
     fill(PAGE, "curve", as_markdown(table))
     plot(curves)
     for label, threshold in (("released", 0.1), ("tenth", 25.5)):
-        contact_sheet(real_clip(model, processor, threshold)).save(RESULTS / f"diff-fp-{label}.png")
+        contact_sheet(real_clip(model, processor, threshold)).savefig(RESULTS / f"diff-fp-{label}.jpg")
 
 
 def real_clip(model: VideoLLaMA3, processor: Processor, threshold: float) -> Seen:
