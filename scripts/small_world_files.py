@@ -19,10 +19,8 @@ def questions(kind: str, count: int, seed: int) -> Iterator[tuple[Mapping[str, A
     """(sample, question, answer) about as many different pictures ("image") or clips ("video"), skill after skill."""
     skills = [skill for skill in (PICTURE_SKILLS if kind == "image" else TIME_SKILLS) if "caption" not in skill]
     per_skill = -(-count // len(skills))
-    samples = [
-        sample for group in zip(*(held_out(s, seed, per_skill) for s in skills), strict=True) for sample in group
-    ]
-    for sample in samples[:count]:
+    asked = zip(*(held_out(skill, seed, per_skill, encoding=None) for skill in skills), strict=True)
+    for _, sample in [pair for group in asked for pair in group][:count]:
         question, answer = (turn["value"] for turn in sample["conversations"])
         yield sample, question.removeprefix(f"<{kind}>\n"), answer
 
@@ -42,7 +40,7 @@ def write_clip(path: Path, sample: Mapping[str, Any]) -> Path:
 
 def film(path: Path, frames: Sequence[np.ndarray]) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "8", "tune": "animation"})
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "23"})
         stream.height, stream.width = (side - side % 2 for side in frames[0].shape[:2])
         stream.pix_fmt, number = "yuv420p", 0
         for picture in frames:

@@ -25,7 +25,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty pictures: more than are answered at once."""
-    return write(held_out("shape", 7, 20), tmp_path_factory.mktemp("data"))
+    return write([sample for _, sample in held_out("shape", 7, 20)], tmp_path_factory.mktemp("data"))
 
 
 def test_exact_match_is_the_examinations(model: Any, data: Path) -> None:

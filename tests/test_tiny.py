@@ -87,7 +87,7 @@ def test_transformers_gives_the_same_answers(tmp_path):
     reference = transformers.VideoLlama3ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     model, processor = vl3ref.load(folder, "cpu")
     for skill in SKILLS:
-        [sample] = held_out(skill, 2_000_003, 1)
+        [(_, sample)] = held_out(skill, 2_000_003, 1)
         inputs = processor(to_conversation(sample)[:-1])
         given = reference_inputs(model, inputs)
         with torch.inference_mode():

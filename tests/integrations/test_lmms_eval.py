@@ -33,7 +33,7 @@ Doc = dict[str, Any]
 def picture_docs(folder: Path, count: int) -> list[Doc]:
     docs = []
     for skill in ("colour", "count", "document"):
-        for index, sample in enumerate(held_out(skill, 11, count)):
+        for index, (_, sample) in enumerate(held_out(skill, 11, count)):
             path = folder / f"{skill}{index}.png"
             Image.fromarray(sample["image"][0]).save(path)
             question, answer = (turn["value"].removeprefix("<image>\n") for turn in sample["conversations"])
@@ -44,7 +44,7 @@ def picture_docs(folder: Path, count: int) -> list[Doc]:
 def clip_docs(folder: Path, count: int) -> list[Doc]:
     """In three containers, of which lmms-eval takes .webm for sound; every second one is cut."""
     docs = []
-    for index, sample in enumerate(held_out("motion", 11, count)):
+    for index, (_, sample) in enumerate(held_out("motion", 11, count, encoding=None)):
         height, width = (side - side % 2 for side in sample["video"][0].shape[1:3])
         frames = [np.ascontiguousarray(frame[:height, :width]) for frame in sample["video"][0]]
         path = folder / f"clip{index}.{('mp4', 'mkv', 'mov')[index % 3]}"
