@@ -15,29 +15,32 @@ from vl3ref.training.samples import to_conversation
 MEDIA = ROOT / "docs" / "media" / "tinyworld"
 
 RIGHT = [
-    ("moves.mp4", "What moves?", "red circle"),
+    ("moves.mp4", "What moves right?", "red circle"),
     ("moves.mp4", "Where does the red circle move?", "right"),
+    ("moves.mp4", "In which direction does the star move?", "it stays"),
     ("appears.mp4", "What comes first?", "green square"),
+    ("appears.mp4", "When does the blue ring appear?", "at 4.0 seconds"),
     ("blinks.mp4", "How often does the triangle appear?", "3"),
     ("blinks.mp4", "What blinks?", "purple triangle"),
     ("blinks.mp4", "Describe the video.", "A purple triangle appears 3 times."),
     ("turns.mp4", "What happens to the cross?", "it turns yellow"),
     ("turns.mp4", "When does the cross turn yellow?", "at 3.0 seconds"),
-    ("scene.png", "What colour is the circle?", "red"),
-    ("scene.png", "What shape is blue?", "triangle"),
-    ("scene.png", "Where is the red circle?", "top left"),
+    ("turns.mp4", "Describe the video.", "A black cross turns yellow at 3.0 seconds."),
+    ("scene.png", "What colour is the ring?", "red"),
+    ("scene.png", "What colour is the star?", "green"),
+    ("scene.png", "What colour is the cross?", "there is none"),
+    ("scene.png", "What shape is black?", "square"),
+    ("scene.png", "Where is the red ring?", "bottom left"),
     ("scene.png", "How many shapes are there?", "4"),
-    ("scene.png", "Describe the picture.", "A red circle, a green square, a yellow ring and a blue triangle."),
-    ("sign.png", "What word is written here?", "sock"),
-    ("form.png", "How much is the egg?", "1"),
-    ("form.png", "How much is the tea?", "6"),
+    ("scene.png", "Describe the picture.", "An orange triangle, a black square, a red ring and a green star."),
+    ("sign.png", "What is written here?", "97"),
+    ("form.png", "How much is the egg?", "5"),
+    ("form.png", "How much is the tea?", "9"),
+    ("form.png", "How much is the milk?", "there is none"),
     ("chart.png", "Which bar is the highest?", "green"),
     ("chart.png", "How high is the green bar?", "6"),
 ]
-WRONG = [
-    ("appears.mp4", "When does the blue ring appear?", "at 4.0 seconds"),
-    ("turns.mp4", "Describe the video.", "A black cross turns yellow at 3.0 seconds."),
-]
+WRONG: list[tuple[str, str, str]] = []
 """Files, questions, and what is right (scripts/make_media.py made them). To the second list it has no right answers."""
 
 NOT_LEARNED = pytest.mark.xfail(reason="not learned, see docs/results/vl3-tiny.md", strict=True)
