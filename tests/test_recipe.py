@@ -248,9 +248,9 @@ def scale(model: VideoLLaMA3) -> None:
 
 
 def test_a_changed_model_is_trained_from_nothing(quick: None, tmp_path: Path) -> None:
-    phases = [SHORT[0], SHORT[4]]
+    phases = [phase for phase in SHORT if phase.name in ("text", "stage-3")]
     folder = train_tiny(tmp_path, phases, workers=0, change=scale)
     model, _ = vl3ref.load(folder, "cpu", change=scale)
-    trained, _ = vl3ref.load(newest(tmp_path, SHORT[4].name), "cpu", change=scale)
+    trained, _ = vl3ref.load(newest(tmp_path, "stage-3"), "cpu", change=scale)
     assert trained.pruner.scale.item() != 1
     assert model.pruner.scale.item() == trained.pruner.scale.bfloat16().item()
