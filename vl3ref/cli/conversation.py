@@ -95,7 +95,7 @@ def chat(
 def _start(options: AnswerOptions) -> "Chat":
     from vl3ref.chat import Chat
 
-    model, processor = load(options.model, options.device, options.dtype, options.adapter)
+    model, processor = load(options.model, options.device, options.dtype, options.adapter, options.change)
     return Chat(model, processor, options.system, **options.generation(model))
 
 
