@@ -40,7 +40,7 @@ TORCH ?= 2.6.0
 test-torch: VENV = build/torch-$(TORCH)
 test-torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==$(TORCH) -e ".[test,plots]"
+	$(BIN)/python -m pip install --quiet torch==$(TORCH) -e ".[test]"
 	$(PYTEST)
 
 # With the torch that is there: the one that constraints.txt pins knows no GPU.
@@ -99,7 +99,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,plots]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(BIN)/python pyproject.toml constraints.txt

@@ -236,6 +236,19 @@ def test_a_change_that_fails_is_one_sentence(change: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_misspelt_name_brings_a_warning() -> None:
+    def misspelt(model: VideoLLaMA3) -> None:
+        model.prunner = model.language_model.rotery = model.pruner
+        model.mine = nn.Identity()
+
+    with pytest.warns(UserWarning) as found:
+        load(change=misspelt)
+    said = [str(warning.message) for warning in found]
+    assert sum("set model.prunner, which was not there; is pruner meant?" in text for text in said) == 1
+    assert sum("set language_model.rotery, which was not there; is rotary meant?" in text for text in said) == 1
+    assert not any("mine" in text and "meant" in text for text in said)
+
+
 class Stateful(nn.Linear):
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": 3}

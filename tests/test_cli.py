@@ -90,6 +90,25 @@ def test_ask_json(vl3ref_main, loaded):
     assert set(report["seconds"]) == {"load", "prepare", "first_text", "rest"}
 
 
+def test_a_changed_model_is_asked(vl3ref_main, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from vl3ref.model.diff_fp import keep_all\n\ndef whole(model):\n    model.pruner = keep_all\n"
+        "\ndef broken(model):\n    model.nothing.here = 1\n"
+    )
+
+    def kept(*options):
+        return ask_json(vl3ref_main, CLIP, "What?", *options)["visual_tokens"]["after_diff_fp"]
+
+    assert kept("--change", f"{mine}:whole") == kept("--no-prune") > kept()
+    out, _ = vl3ref_main("watch", CLIP, "What?", "--every", 3, "--max-tokens", 2, "--change", f"{mine}:whole")
+    assert out
+    for command in (["ask", CLIP, "What?"], ["chat", CLIP], ["watch", CLIP, "What?"]):
+        for change, message in ((f"{mine}:broken", "has no attribute 'nothing'"), ("mine.py", "file.py:function")):
+            out, err = vl3ref_main(*command, "--change", change, rc=2)
+            assert message in err and not out
+
+
 def ask_json(vl3ref_main, *arguments):
     return json.loads(vl3ref_main("ask", *arguments, "--max-tokens", "2", "--json")[0])
 

@@ -95,6 +95,6 @@ def test_a_matrix_and_lines():
 
 
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(InputError, match=r"pip install 'vl3ref\[plots\]'"):
         plots.frames(np.zeros((1, 2, 2, 3), np.uint8))

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vl3ref.errors import InputError
+from vl3ref.extras import import_extra
 from vl3ref.inspection import Seen, dim, seconds
 
 WIDTH = 10.0
@@ -26,15 +26,7 @@ GAP, CAPTION = 0.06, 0.2
 
 
 def import_pyplot() -> Any:
-    """
-    Raises:
-        InputError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise InputError("pictures are drawn by matplotlib: pip install 'vl3ref[plots]'") from None
-    return pyplot
+    return import_extra("matplotlib.pyplot", "plots", "pictures are drawn by matplotlib")
 
 
 def frames(

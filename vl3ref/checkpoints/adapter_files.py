@@ -12,7 +12,8 @@ from vl3ref.checkpoints.layouts import file_name, our_name
 from vl3ref.checkpoints.tensor_files import TensorFiles, write_tensors
 from vl3ref.checkpoints.values import Section
 from vl3ref.config import Layout
-from vl3ref.errors import CheckpointError, ConfigError, InputError, quoted
+from vl3ref.errors import CheckpointError, ConfigError, quoted
+from vl3ref.extras import import_extra
 from vl3ref.files import read_json
 from vl3ref.hub import find_checkpoint
 
@@ -142,15 +143,7 @@ def _described(model: Any, name: str, layout: Layout) -> dict[str, Any]:
 
 
 def import_peft() -> Any:
-    """
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import peft
-    except ImportError:
-        raise InputError("LoRA is peft's: pip install 'vl3ref[lora]'") from None
-    return peft
+    return import_extra("peft", "lora", "LoRA's files are described by peft")
 
 
 def is_lora(name: str) -> bool:

@@ -9,11 +9,14 @@ A checkpoint never names code to run: whoever loads a changed model's checkpoint
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vl3ref.errors import ChangeError, quoted
 from vl3ref.files import check_regular
@@ -27,12 +30,13 @@ def apply_change(model: VideoLLaMA3, change: Change) -> None:
     """Call it on a model whose parameters have no memory yet.
 
     Modules that the change makes are made on the CPU from seed 0, so that every process of a training run has the same
-    values in them.
+    values in them. A name that it adds, and that looks like one of the model's own misspelt, brings a warning.
 
     Raises:
         ChangeError: the change raised something, or returned something else than the model.
     """
     name = getattr(change, "__qualname__", repr(change))
+    parts = {path: (part, _names(part)) for path, part in model.named_modules()}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -46,6 +50,16 @@ def apply_change(model: VideoLLaMA3, change: Change) -> None:
             f"the change {name} should change the model in place and return nothing or the model, "
             f"not a {type(result).__name__}"
         )
+    for path, (part, before) in parts.items():
+        for added in sorted(_names(part) - before):
+            if alike := get_close_matches(added, before, n=1, cutoff=0.8):
+                where = f"{path}.{added}" if path else f"model.{added}"
+                warnings.warn(f"the change {name} set {where}, which was not there; is {alike[0]} meant?", stacklevel=3)
+
+
+def _names(part: nn.Module) -> set[str]:
+    """Names of a module's attributes, parts and parameters."""
+    return {*vars(part), *part._modules, *part._parameters, *part._buffers}
 
 
 def read_change(place: str, what: str = "a change") -> Any:

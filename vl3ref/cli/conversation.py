@@ -95,8 +95,9 @@ def chat(
 def _start(options: AnswerOptions) -> "Chat":
     from vl3ref.chat import Chat
 
-    model, processor = load(options.model, options.device, options.dtype, options.adapter)
-    if options.unsure_below is not None or options.adapter:  # an adapter makes another model of the checkpoint
+    model, processor = load(options.model, options.device, options.dtype, options.adapter, options.change)
+    # With an adapter or a change it is another model, and the checkpoint's threshold is not that one's.
+    if options.unsure_below is not None or options.adapter or options.change:
         model.unsure_below = options.unsure_below
     return Chat(model, processor, options.system, **options.generation(model))
 

@@ -11,6 +11,7 @@ from vl3ref.cli import held_out
 from vl3ref.cli.benchmarks import Asked, BenchmarkOptions, evaluate_benchmark, is_benchmark
 from vl3ref.cli.options import (
     Adapter,
+    Change,
     Device,
     between,
     check_device,
@@ -38,7 +39,7 @@ def evaluate(
     ],
     model: Annotated[list[str] | None, option("--model", help="Checkpoint (default: vl3-tiny); repeatable.")] = None,
     adapter: Adapter = None,
-    change: Annotated[str | None, option("--change", help="FILE.py:FUNCTION that changes parts of the model.")] = None,
+    change: Change = None,
     pruner: Annotated[
         list[str] | None,
         option("--pruner", help="difffp, rlt, cosine, uniform or question; NAME=0.25 keeps a quarter; repeatable."),

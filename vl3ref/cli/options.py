@@ -66,6 +66,7 @@ Adapter = Annotated[str | None, option("--adapter", help="Folder of a LoRA adapt
 UnsureBelow = Annotated[
     float | None, option(help="Note answers of a lower mean log-probability (default: the model's).", panel=ANSWERS)
 ]
+Change = Annotated[str | None, option("--change", help="FILE.py:FUNCTION that swaps parts of the model.")]
 VisualTokens = Annotated[int | None, option("--visual-tokens", help="Most visual tokens, before pruning.", panel=SEES)]
 
 
@@ -116,6 +117,7 @@ class AnswerOptions(MediaOptions):
     """How the model answers, and where it runs."""
 
     adapter: Adapter = None
+    change: Change = None
     system: Annotated[str | None, option(help="System prompt (default: the model's).", panel=ANSWERS)] = None
     max_tokens: Annotated[int, option(help="Most new tokens (default: 512).", panel=ANSWERS)] = 512
     min_tokens: Annotated[int, option(help="Fewest new tokens.", panel=ANSWERS)] = 0
@@ -181,17 +183,19 @@ def with_options(options: type) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def load(
-    name: str, device: str | None, dtype: str | None, adapter: str | None = None
+    name: str, device: str | None, dtype: str | None, adapter: str | None = None, change: str | None = None
 ) -> tuple["VideoLLaMA3", "Processor"]:
     """A checkpoint's model and processor, downloaded if need be."""
     import vl3ref
+    from vl3ref.checkpoints import read_change
 
     check_device(device)
+    changing = None if change is None else read_change(change)
     folder = vl3ref.find_checkpoint(name)
     if name == "vl3-tiny":
         note(TOY)
     with status(f"loading {name}"):
-        return vl3ref.load(folder, device, dtype, adapter=adapter)
+        return vl3ref.load(folder, device, dtype, change=changing, adapter=adapter)
 
 
 def labels(models: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vl3ref.cli.options import Device, Dtype, load, option
+from vl3ref.cli.options import Adapter, Change, Device, Dtype, load, option
 from vl3ref.cli.printing import say
 from vl3ref.errors import InputError, quoted
 
@@ -15,6 +15,8 @@ def watch(
     every: Annotated[float | None, option("--every", help="Seconds after which to ask again.")] = None,
     threshold: Annotated[float, option("--threshold", help="Speak above this probability (default: 0.5).")] = 0.5,
     model: Annotated[str, option("--model", help="Checkpoint (default: vl3-tiny).")] = "vl3-tiny",
+    adapter: Adapter = None,
+    change: Change = None,
     fps: Annotated[float | None, option("--fps", help="Frames a second (default: the checkpoint's).")] = None,
     start: Annotated[float | None, option("--start", help="Second at which a video begins.")] = None,
     end: Annotated[float | None, option("--end", help="Second at which a video stops.")] = None,
@@ -42,7 +44,7 @@ def watch(
         raise InputError(f"{quoted(source, 300)} is a picture; watch a video, or a camera")
     rule = read_rule(forget)
     watching = Stream(
-        *load(model, device, dtype),
+        *load(model, device, dtype, adapter, change),
         system,
         layout="stream" if every is None else "video",
         frame_tokens=frame_tokens,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vl3ref.errors import InputError, quoted
 from vl3ref.evaluation.benchmark import Item
+from vl3ref.extras import import_extra
 from vl3ref.files import check_regular, read_bytes, read_json
 from vl3ref.training.annotations import Annotations
 
@@ -80,13 +81,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 def table_rows(*paths: Path) -> Iterator[Row]:
     """Rows of parquet files, one file after another, a few at a time."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InputError(
-            f"{paths[0].name} is read by pyarrow, which is not installed: pip install 'vl3ref[eval]'"
-        ) from None
+    use = f"{paths[0].name} is read by pyarrow"
+    pa, pq = (import_extra(module, "eval", use) for module in ("pyarrow", "pyarrow.parquet"))
     for path in paths:
         check_regular(path, InputError)
         number = 0

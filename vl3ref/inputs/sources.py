@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vl3ref.errors import InputError, quoted
+from vl3ref.extras import import_extra
 from vl3ref.inputs.images import RGB
 from vl3ref.inputs.videos import checked_cut, open_video
 
@@ -41,10 +42,7 @@ def frames_of(source: Any, fps: Any = 1, start_time: Any = None, end_time: Any =
 
 def _camera(number: int, fps: int | float | None) -> Iterator[tuple[RGB, float]]:
     """A camera's frames as they come, with the seconds since the first. What comes too early is passed over."""
-    try:
-        import cv2
-    except ImportError:
-        raise InputError("cameras are read by OpenCV, which is not installed: pip install 'vl3ref[camera]'") from None
+    cv2 = import_extra("cv2", "camera", "cameras are read by OpenCV")
     camera = cv2.VideoCapture(number)
     try:
         if not camera.isOpened():

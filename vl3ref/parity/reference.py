@@ -12,6 +12,7 @@ from torch import Tensor
 from vl3ref.checkpoints import hf
 from vl3ref.checkpoints.layouts import file_name
 from vl3ref.errors import InputError
+from vl3ref.extras import import_extra
 from vl3ref.model.videollama3 import VideoLLaMA3
 from vl3ref.model_inputs import ModelInputs
 from vl3ref.parity.activations import Activations, record_towers
@@ -123,12 +124,4 @@ def _their_keep_mask(inputs: ModelInputs) -> Activations:
 
 
 def import_transformers() -> Any:
-    """
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError:
-        raise InputError("parity compares with transformers: pip install 'vl3ref[parity]'") from None
-    return transformers
+    return import_extra("transformers", "parity", "parity compares with transformers")

@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vl3ref.errors import InputError
+from vl3ref.extras import import_extra
 from vl3ref.parity.metrics import Difference
 
 HEADINGS = ("activation", "shape", "max", "mean", "ulp", "1 - cosine", "our error", "its error", "we are")
@@ -102,10 +102,7 @@ class Report:
         Raises:
             InputError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise InputError("plots need matplotlib: pip install 'vl3ref[plots]'") from None
+        Figure = import_extra("matplotlib.figure", "plots", "plots are drawn by matplotlib").Figure
         rows = [row for row in self.rows if row.name not in ("keep_mask", "input_ids", "next_ids")]
         series: dict[str, list[float | None]] = {
             "ours from the reference": [row.relative for row in rows],

@@ -6,29 +6,14 @@ Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.143
 `quant_type` and `double_quant`.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from vl3ref.errors import InputError
+from vl3ref.extras import import_extra
 
 BLOCK = 64
 """Weights that share a scale. bitsandbytes' CPU code (0.50) takes wrong scales where a row is not a whole number of
 blocks, such as 4,304 in the released vision encoder: there those layers stay as they are."""
-
-
-def import_bitsandbytes() -> Any:
-    """bitsandbytes, of an extra.
-
-    Raises:
-        InputError: it is not installed, or finds no library for this machine.
-    """
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise InputError("layers of 4 bits are bitsandbytes': pip install 'vl3ref[qlora]'") from None
-    return bitsandbytes
 
 
 def quantise_base(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -37,7 +22,7 @@ def quantise_base(model: nn.Module, device: torch.device, dtype: torch.dtype) ->
     One layer at a time, so that the device never holds one whole model in full. `dtype` is what a layer is computed in,
     after its weights have been made numbers again.
     """
-    layers = import_bitsandbytes().nn
+    layers = import_extra("bitsandbytes", "qlora", "layers of 4 bits are computed by bitsandbytes").nn
     for module in model.modules():
         base = getattr(module, "base_layer", None)
         if not isinstance(base, nn.Linear) or (device.type == "cpu" and base.in_features % BLOCK):
