@@ -19,13 +19,14 @@ INKS = ("black", "blue", "red", "green")
 
 
 def sign(rng: np.random.Generator, easy: bool = False) -> Example:
-    """A word or a number on a sheet that lies anywhere in the picture; or two, in different inks."""
+    """A word or a number on a sheet that lies anywhere in the picture; or two, in different inks. An easy one is in a
+    label's letters."""
     two = not easy and rng.random() < 0.4
     inks = shuffle(rng, INKS)[: 1 + two]
     texts = [_text(rng, easy) for _ in inks]
     if len(set(texts)) < len(texts):
         return sign(rng, easy)
-    font, size = pick(rng, FONTS), rng.uniform(13, 21)
+    font, size = (None, rng.uniform(15, 18)) if easy else (pick(rng, FONTS), rng.uniform(13, 21))
     sizes = [text_size(text, font, size) for text in texts]
     heights = [height + rng.uniform(6, 12) for _, height in sizes]
     room = rng.uniform(0, 30, 2)

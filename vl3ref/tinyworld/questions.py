@@ -98,12 +98,13 @@ class Example:
         by_kind: dict[str, dict[str, str]] = {}
         for question in self.questions:
             if question.kind in WANTED:
-                by_kind.setdefault(question.kind, {})[next(iter(question.about.values()))] = question.answer
+                name = WANTED[question.kind][1].format(**question.about)
+                by_kind.setdefault(question.kind, {})[name] = question.answer
         kinds = shuffle(rng, [kind for kind, answers in by_kind.items() if len(answers) > 1])[:most]
         lists = []
         for kind in kinds:
             names = shuffle(rng, list(by_kind[kind]))[:4]
-            about = {"wanted": WANTED[kind], "names": ", ".join(names)}
+            about = {"wanted": WANTED[kind][0], "names": ", ".join(names)}
             lists.append(Question("each", ", ".join(f"{name} {by_kind[kind][name]}" for name in names), [], about))
         return lists or [self.inventory()]
 

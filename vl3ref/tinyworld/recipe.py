@@ -71,20 +71,26 @@ NONE: Mapping[str, int | float] = {}
 ALL = dict.fromkeys(MAKERS, 1.0)
 HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
 TO_READ = {"scene": 7, "sign": 1, "document": 2, "chart": 2, "clip": 4}
-TO_READ_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
-ALL_KINDS = {"scene": 5, "sign": 4, "label": 1, "document": 3, "chart": 2, "clip": 11}
-LAST = {"scene": 4, "sign": 3, "document": 2, "chart": 2, "clip": 11}
+TO_SEE_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
+TO_READ_FIRST = {"scene": 8, "sign": 2, "label": 2, "document": 2, "chart": 2}
+SIGNS_FIRST = {"sign": 5, "label": 1, "document": 2}
+ALL_KINDS = {"scene": 6, "sign": 5, "label": 1, "document": 3, "chart": 3, "clip": 10}
+LAST = {"scene": 5, "sign": 4, "document": 3, "chart": 3, "clip": 12}
 
-SCENES = replace(TINY[1], name="stage-2-scenes", purpose="the same, with scenes alone: to find a thing by its name")
+SCENES = replace(TINY[1], name="stage-2-scenes", purpose="scenes alone: to find a thing by its name")
+LABELS = replace(TINY[1], name="stage-2-labels", purpose="labels alone: to read what always stands in one place")
+SIGNS = replace(TINY[1], name="stage-2-signs", purpose="signs above all: to read what stands anywhere")
 
 PHASES = (
     Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
     Phase(SIGLIP, HALF_CLIPS, as_text=NONE, easy=0.5, steps=400, batch_size=128),
-    Phase(TINY[0], TO_READ_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
+    Phase(TINY[0], TO_SEE_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
     Phase(SCENES, {"scene": 1}, as_text=NONE, easy=0.4, steps=4000, described=(0.1, 0.4, 0.05), turns=6),
-    Phase(TINY[1], TO_READ_FIRST, as_text=NONE, easy=0.2, steps=3000, described=(0.15, 0.3, 0.1)),
-    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=12000, described=(0.05, 0.2, 0.1)),
-    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=6000, described=(0.0, 0.1, 0.1), system=0.6),
+    Phase(TINY[1], TO_READ_FIRST, as_text=NONE, easy=0.2, steps=2000, described=(0.1, 0.35, 0.1)),
+    Phase(LABELS, {"label": 1}, as_text=NONE, easy=0.5, steps=600, described=(0.0, 0.0, 0.0), system=0.1, turns=2),
+    Phase(SIGNS, SIGNS_FIRST, as_text=NONE, easy=0.5, steps=3000, described=(0.1, 0.1, 0.0), system=0.1),
+    Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=6000, described=(0.1, 0.3, 0.1)),
+    Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=3000, described=(0.0, 0.1, 0.1), system=0.6),
 )
 """About twelve hours of one CPU core."""
 
