@@ -25,7 +25,7 @@ COLOURS: dict[str, RGB] = {
     "black": (30, 30, 30),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", None)
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", None)
 """Letters, digits and signs of DejaVu's fonts (fonts/LICENSE_DEJAVU); None is the font that Pillow brings."""
 INK: RGB = (25, 25, 35)
 PAPER: RGB = (252, 252, 250)

@@ -71,14 +71,14 @@ NONE: Mapping[str, int | float] = {}
 ALL = dict.fromkeys(MAKERS, 1.0)
 HALF_CLIPS = {**PICTURES, "clip": sum(PICTURES.values())}
 TO_READ = {"scene": 7, "sign": 1, "document": 2, "chart": 2, "clip": 4}
-TO_SEE_FIRST = {"scene": 4, "sign": 2, "label": 2, "document": 2, "chart": 2}
-TO_READ_FIRST = {"scene": 8, "sign": 2, "label": 2, "document": 2, "chart": 2}
-SIGNS_FIRST = {"sign": 10, "label": 2, "document": 4, "scene": 2, "chart": 1}
-ALL_KINDS = {"scene": 6, "sign": 5, "label": 1, "document": 4, "chart": 3, "clip": 10}
+TO_SEE_FIRST = {"scene": 4, "sign": 4, "document": 2, "chart": 2}
+TO_READ_FIRST = {"scene": 8, "sign": 4, "document": 2, "chart": 2}
+LETTERS = {"sign": 4, "document": 3, "scene": 1, "chart": 1}
+ALL_KINDS = {"scene": 6, "sign": 5, "document": 4, "chart": 3, "clip": 10}
 LAST = {"scene": 5, "sign": 4, "document": 3, "chart": 3, "clip": 12}
 
 SCENES = replace(TINY[1], name="stage-2-scenes", purpose="scenes alone: to find a thing by its name")
-SIGLIP_SIGNS = replace(SIGLIP, name="siglip-signs", purpose="the same, with signs above all: the encoder learns to read")
+READING = replace(TINY[1], name="stage-2-reading", purpose="signs, receipts and forms above all: to read")
 
 PHASES = (
     Phase(TEXT, TO_READ, as_text=ALL, easy=0.3, steps=1200, described=(0.1, 0.4, 0.05), system=0.1, turns=6),
@@ -86,7 +86,7 @@ PHASES = (
     Phase(TINY[0], TO_SEE_FIRST, as_text=NONE, easy=0.5, steps=500, described=(0.3, 0.4, 0.1)),
     Phase(SCENES, {"scene": 1}, as_text=NONE, easy=0.4, steps=4000, described=(0.1, 0.4, 0.05), turns=6),
     Phase(TINY[1], TO_READ_FIRST, as_text=NONE, easy=0.2, steps=2000, described=(0.1, 0.35, 0.1)),
-    Phase(SIGLIP_SIGNS, SIGNS_FIRST, as_text=NONE, easy=0.3, steps=4000, batch_size=128),
+    Phase(READING, LETTERS, as_text=NONE, easy=0.3, steps=4000, described=(0.1, 0.2, 0.0), system=0.1),
     Phase(TINY[2], ALL_KINDS, as_text=NONE, easy=0.1, steps=6000, described=(0.1, 0.3, 0.1)),
     Phase(TINY[3], LAST, as_text=NONE, easy=0.0, steps=3000, described=(0.0, 0.1, 0.1), system=0.6),
 )
@@ -153,25 +153,25 @@ def train_tiny(
             gradient_checkpointing=False,
         )
         # A phase that is done already only has its last checkpoint read.
-        if phase.stage in (SIGLIP, SIGLIP_SIGNS):
-            _train_siglip(model, processor, world, phase.stage, plan, folder / phase.name, seed)
+        if phase.stage is SIGLIP:
+            _train_siglip(model, processor, world, plan, folder / phase.name, seed)
         else:
             train_stage(model, processor, world, phase.stage, plan, folder / phase.name, change, resume=True)
     return save(model.to("cpu", torch.bfloat16), processor, folder / "vl3-tiny")
 
 
 def _train_siglip(
-    model: VideoLLaMA3, processor: Processor, world: TinyWorld, stage: Stage, plan: Plan, folder: Path, seed: int
+    model: VideoLLaMA3, processor: Processor, world: TinyWorld, plan: Plan, folder: Path, seed: int
 ) -> None:
     """Train the vision encoder against a copy of the decoder, which is thrown away."""
     text_tower = deepcopy(model.language_model)
-    freeze(model, stage)
+    freeze(model, SIGLIP)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a resumed run starts from the same heads
         pair = SigLIP(model.vision_encoder, text_tower.requires_grad_()).to(model.device)
     batches = PairBatches(world.picture_and_text, processor, plan.batch_size)
-    groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": stage.vision_lr}]
-    Trainer(pair, pair_loss, batches, groups, plan, folder, PLAIN_FILES, title=stage.name).run(resume=True)
+    groups = [{"name": "siglip", "params": list(pair.parameters()), "lr": SIGLIP.vision_lr}]
+    Trainer(pair, pair_loss, batches, groups, plan, folder, PLAIN_FILES, title=SIGLIP.name).run(resume=True)
 
 
 # -------------------------------------------------------------------------------------------- the model before training

@@ -13,7 +13,7 @@ from PIL import Image
 from vl3ref.errors import InputError
 from vl3ref.tinyworld.charts import chart
 from vl3ref.tinyworld.clips import clip
-from vl3ref.tinyworld.documents import document, label, sign
+from vl3ref.tinyworld.documents import document, sign
 from vl3ref.tinyworld.drawing import Frame
 from vl3ref.tinyworld.encoding import Encoding, encoded, random_encoding
 from vl3ref.tinyworld.questions import Example, Question, pick, shuffle
@@ -27,13 +27,12 @@ SKILLS = PICTURE_SKILLS + TIME_SKILLS
 MAKERS: Mapping[str, Callable[[np.random.Generator, bool], Example]] = {
     "scene": scene,
     "sign": sign,
-    "label": label,
     "document": document,
     "chart": chart,
     "clip": clip,
 }
 PICTURES = {"scene": 3, "sign": 2, "document": 2, "chart": 2}
-"""Kinds of pictures in an examination, each with its relative frequency in training. Labels are for training alone."""
+"""Kinds of pictures in an examination, each with its relative frequency in training."""
 
 
 class TinyWorld:
