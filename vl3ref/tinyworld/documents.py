@@ -20,18 +20,18 @@ INKS = ("black", "blue", "red", "green")
 LINE = 28
 """Height of a line of text, and what the width of paper is a multiple of: a visual token of vl3-tiny. An encoder learns
 to read letters that lie anywhere among its patches from millions of words, which is more than a small run has."""
-SIZES = (14, 16, 18)
+SIZES = (14.0, 16.0, 18.0)
 """Of letters, in pixels."""
 
 
 def sign(rng: np.random.Generator, easy: bool = False) -> Example:
-    """A word or a number in one of two lines; or one in each, in different inks. An easy one is in one font and size."""
+    """A word or a number in one of two lines; or one in each, in different inks. Easy ones are in one font and size."""
     two = not easy and rng.random() < 0.4
     inks = shuffle(rng, INKS)[: 1 + two]
     texts = [_text(rng, easy) for _ in inks]
     if len(set(texts)) < len(texts):
         return sign(rng, easy)
-    font, size = (None, 16) if easy else (pick(rng, FONTS), pick(rng, SIZES))
+    font, size = (None, 16.0) if easy else (pick(rng, FONTS), pick(rng, SIZES))
     width = LINE * max(2, math.ceil((max(text_size(text, font, size)[0] for text in texts) + 8) / LINE))
     canvas, paper = background(rng, width, 2 * LINE), rng.random() < 0.8
     for line, text, ink in zip((0, 1) if two else [pick(rng, (0, 1))], texts, inks, strict=True):
@@ -80,7 +80,7 @@ def document(rng: np.random.Generator, easy: bool = False) -> Example:
         lines = [fields[i] for i in sorted(rng.permutation(3)[: int(rng.integers(2, 3 if easy else 4))].tolist())]
     empty = int(rng.integers(len(lines))) if rng.random() < 0.15 else -1
     lines = [(key, "" if n == empty else value) for n, (key, value) in enumerate(lines)]
-    font, size = (None, 16) if easy else (pick(rng, FONTS), pick(rng, SIZES))
+    font, size = (None, 16.0) if easy else (pick(rng, FONTS), pick(rng, SIZES))
     width = LINE * math.ceil((max(text_size(f"{key}  {value}", font, size)[0] for key, value in lines) + 12) / LINE)
     canvas = sheet(rng, width, LINE * len(lines))
     for index, (key, value) in enumerate(lines):
