@@ -177,7 +177,7 @@ for name, inputs in {"film": film, "drawn": drawn}.items():
 #
 # The share of tokens that is kept, for every threshold. A third clip is the drawn one seen by a camera: each number gets noise
 # of one grey level. A fourth is the drawn clip without its codec: the frames of the file differ a little even where nothing was
-# drawn, because H.264 stores the background anew now and then.
+# drawn, because H.264 encodes the whole background again in some frames.
 
 # %%
 drawn_frames, seconds = load_video(DRAWN)

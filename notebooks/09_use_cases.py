@@ -153,7 +153,7 @@ def needed(inputs, answer):
     complete = log_probabilities(whole, len(answer)).sum()
     versions = [one for one, kept in zip(covered(whole), keep.tolist(), strict=True) if kept]
     falls = []
-    for first in range(0, len(versions), 16):  # so many at a time
+    for first in range(0, len(versions), 16):  # 16 in a batch
         pack = versions[first : first + 16]
         mask = keep.repeat(len(pack))
         falls.append(complete - log_probabilities(join(pack), len(answer), lambda *_, mask=mask: mask).sum(1))
@@ -210,7 +210,7 @@ figure = two_pictures(inputs, ask(inputs)[0])
 # ## Captions
 #
 # A greedy caption takes the likeliest next token each time. Sampling gives others; the mean log-probability of a token ranks captions of
-# different lengths. `best_of` does both: so many samples, of which the likeliest is returned.
+# different lengths. `best_of` does both: it samples several captions and returns the likeliest.
 
 # %%
 scene = prompt(file("scene.png"), "Describe the picture.")

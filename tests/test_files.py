@@ -145,7 +145,7 @@ def save(folder: Path, number: int, size: int = 100) -> None:
 
 
 def found(folder: Path) -> set[str]:
-    """The numbers that a folder's files say, which the last save takes away or writes anew."""
+    """The numbers in a folder's files, apart from "mine", which no save touches."""
     return {path.read_text()[0] for path in folder.iterdir() if path.is_file() and path.name != "mine"}
 
 

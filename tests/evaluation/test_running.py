@@ -1,4 +1,4 @@
-"""Asking, and what becomes of every item: answers together and alone, kills, shards, controls, judging anew."""
+"""Runs of a benchmark: answers together and alone, after a kill, in shards and with controls; and rescoring."""
 
 import json
 from collections import Counter

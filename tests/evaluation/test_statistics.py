@@ -1,4 +1,4 @@
-"""Intervals and paired tests against values worked out by hand, and against what they promise."""
+"""Confidence intervals and paired tests: values worked out by hand, coverage, and false alarms."""
 
 import itertools
 import math

@@ -38,7 +38,7 @@ SHARD_BYTES = 5_000_000_000
 """Weights beyond this are split over several files with an index, as the hub's are."""
 
 OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-"""What the next save may take away, beside the files that it writes anew."""
+"""Files of an earlier save that the next one removes, if it does not write them itself."""
 
 
 def save(model: VideoLLaMA3, processor: Processor, folder: str | Path, layout: Layout = "official") -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from rich.table import Table
 
 from vl3ref.cli.interrupts import raising
-from vl3ref.cli.options import between, check_outputs, labels, option, write_text
+from vl3ref.cli.options import between, check_outputs, chosen_change, labels, option, write_text
 from vl3ref.cli.printing import note, say, say_table
 from vl3ref.errors import InputError, quoted
 
@@ -136,7 +136,6 @@ def evaluate_benchmark(
 def _ask_all(benchmark: "Benchmark", options: BenchmarkOptions, asked: Asked, judge: Any) -> dict[str, "Results"]:
     """The results of each model with each pruner; none where other processes ask the rest."""
     import vl3ref
-    from vl3ref.checkpoints import read_change
     from vl3ref.evaluation.asking import MAX_NEW_TOKENS
     from vl3ref.evaluation.results import check_new
     from vl3ref.evaluation.running import run
@@ -144,7 +143,7 @@ def _ask_all(benchmark: "Benchmark", options: BenchmarkOptions, asked: Asked, ju
 
     if options.folder is None:
         raise InputError(f"--data should name the folder that holds the data of {benchmark.name}")
-    changing = None if asked.change is None else read_change(asked.change)
+    changing = chosen_change(asked.change)
     rank, world = _process()
     device = asked.device
     if world > 1:

@@ -16,6 +16,7 @@ from vl3ref.cli.options import (
     between,
     check_device,
     check_outputs,
+    chosen_change,
     labels,
     option,
     with_options,
@@ -88,11 +89,10 @@ def evaluate(
     if given := [name for name, x in (("--metric", metric), ("--media", media), ("--max-tokens", max_tokens)) if x]:
         raise InputError(f"{given[0]} is for data of your own: name its annotation files in place of tinyworld")
     import vl3ref
-    from vl3ref.checkpoints import read_change
     from vl3ref.pruners import read_pruner
     from vl3ref.tinyworld import SKILLS, examination
 
-    changing = None if change is None else read_change(change)
+    changing = chosen_change(change)
     names = model or ["vl3-tiny"]
     columns: dict[str, dict[str, examination.Score]] = {}
     for label, name in zip(labels(names), names, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from vl3ref.cli.interrupts import raising
-from vl3ref.cli.options import write_text
+from vl3ref.cli.options import chosen_change, write_text
 from vl3ref.cli.printing import note, say_table, status
 from vl3ref.errors import InputError
 
@@ -39,7 +39,7 @@ def evaluate_own(
     if judge not in ("exact", "options"):
         judge = read_change(judge, "a metric of one's own (beside exact and options)")
     samples = Annotations(data, media)
-    changing = None if change is None else read_change(change)
+    changing = chosen_change(change)
     rows: dict[str, Any] = {}
     for name in models or ["vl3-tiny"]:
         network, processor = vl3ref.load(name, device, change=changing, adapter=adapter)

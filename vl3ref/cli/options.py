@@ -183,15 +183,21 @@ def load(
 ) -> tuple["VideoLLaMA3", "Processor"]:
     """A checkpoint's model and processor, downloaded if need be."""
     import vl3ref
-    from vl3ref.checkpoints import read_change
 
     check_device(device)
-    changing = None if change is None else read_change(change)
+    changing = chosen_change(change)
     folder = vl3ref.find_checkpoint(name)
     if name == "vl3-tiny":
         note(TOY)
     with status(f"loading {name}"):
         return vl3ref.load(folder, device, dtype, change=changing, adapter=adapter)
+
+
+def chosen_change(place: str | None) -> Any:
+    """The function that --change names; None if it was not given."""
+    from vl3ref.checkpoints import read_change
+
+    return None if place is None else read_change(place)
 
 
 def labels(models: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vl3ref.cli.interrupts import raising
-from vl3ref.cli.options import Device, between, check_device, option
+from vl3ref.cli.options import Device, between, check_device, chosen_change, option
 from vl3ref.cli.printing import note
 from vl3ref.errors import InputError
 
@@ -108,14 +108,13 @@ def train(
     if lora_targets is not None and lora is None:
         raise InputError("--lora-targets says what --lora adapts: give --lora r=64,alpha=16 too")
     check_device(device)
-    from vl3ref.checkpoints import read_change
     from vl3ref.training import run
     from vl3ref.training.annotations import Annotations
     from vl3ref.training.assemble import assemble
     from vl3ref.training.lora import read_lora
     from vl3ref.training.trainer import Plan
 
-    changed = None if change is None else read_change(change)
+    changed = chosen_change(change)
     adapting = None if lora is None else read_lora(lora, lora_targets or "decoder")
     samples = Annotations(data, media)
     source: Any = model
@@ -149,11 +148,10 @@ def _train_recipe(
     check_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--recipe trains a small model in one process; start it without torchrun")
-    from vl3ref.checkpoints import read_change
     from vl3ref.tinyworld import recipe
     from vl3ref.training.distributed import own_device
 
-    changed = None if change is None else read_change(change)
+    changed = chosen_change(change)
     note(f"logs and checkpoints in {folder}; interrupted, the run continues with --resume")
     with raising():
         final = recipe.train_tiny(folder, resume=resume, workers=workers, device=own_device(device), change=changed)
